@@ -1,0 +1,349 @@
+"""Checkpoint forms of the audio encoder: folder, single file, and the seed project's plain backbone folders.
+
+- A folder (or hub id) with `config.json` and `model.safetensors`, sharded or not: what `save_pretrained` writes.
+- ONE `.safetensors` file with the config as JSON in its metadata: what goes into ComfyUI's `models/audio_encoders`.
+- A folder (or hub id) of a plain `Wav2Vec2BertModel` with its adapter, as the project kardSIM/audio2img published
+  them (`youzarsif/wav2vec2bert_2_diffusion`).
+
+Only safetensors is read, and every weight must be there, no more and no less.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig, Wav2Vec2BertConfig
+
+from . import mini
+from .config import AudioEncoderConfig
+from .files import whole_file, whole_folder
+from .targets import get_target, target_of_width
+from .windows import WindowConfig
+
+if TYPE_CHECKING:
+    from .encoder import AudioEncoder
+
+logger = logging.getLogger(__name__)
+
+METADATA_KEY = "audio2img_config"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# The seed's recipe (its training notebook): the first 375 mel frames of the clip, padded to whole stacked frames,
+# normalised over the whole clip; inference sees the padding. `facebook/w2v-bert-2.0` pads with 1.0.
+_SEED_WINDOW = {"seconds": 3.75, "normalize": "clip", "padding": "constant", "pad_value": 1.0}
+
+
+def load_encoder(
+    cls: type[AudioEncoder],
+    load_folder: Callable[..., Any],
+    name_or_path: str | os.PathLike[str],
+    *args: Any,
+    dtype: torch.dtype | str | None = None,
+    **kwargs: Any,
+) -> AudioEncoder:
+    """Load any checkpoint form, in evaluation mode.
+
+    Args:
+        cls: `AudioEncoder` or a subclass of it.
+        load_folder: `PreTrainedModel.from_pretrained` of that class.
+        name_or_path: "mini", folder, `.safetensors` file, or hub id.
+        dtype: of the weights; None = float32.
+        args, kwargs: as `PreTrainedModel.from_pretrained` takes them; a single file takes none.
+
+    Raises:
+        FileNotFoundError: nothing there. ValueError: see the module's text.
+    """
+    dtype = torch.float32 if dtype is None else dtype
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if name_or_path == mini.NAME:
+        return mini.load_mini_encoder().to(torch.float32 if dtype == "auto" else dtype)
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        if kwargs or args:
+            raise ValueError(f"{path}: a single file takes no option {', '.join(sorted(kwargs))}; dtype only")
+        return _load_single_file(cls, path, dtype)
+    _check_source(path, str(name_or_path))
+    config = read_config(name_or_path, **_hub_options(kwargs))
+    if path.is_dir():
+        _refuse_pickle_folder(path)
+    if isinstance(config, Wav2Vec2BertConfig):
+        return _load_seed(cls, name_or_path, config, dtype=dtype, **kwargs)
+    return _strict(load_folder, name_or_path, *args, dtype=dtype, **{"config": config, **kwargs})
+
+
+def read_config(name_or_path: str | os.PathLike[str], **hub_options: Any) -> AudioEncoderConfig | Wav2Vec2BertConfig:
+    """The config of a checkpoint of any form, without its weights; a `Wav2Vec2BertConfig` for a seed folder.
+
+    Raises:
+        FileNotFoundError: nothing there. ValueError: not an audio encoder's checkpoint.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return _parse_config(_read_metadata(path), str(path))
+    _check_source(path, str(name_or_path))
+    try:
+        data, _ = PretrainedConfig.get_config_dict(path if path.is_dir() else str(name_or_path), **hub_options)
+    except OSError as error:
+        raise ValueError(f"{name_or_path}: its config.json cannot be read: {_first_line(error)}") from error
+    return _parse_config(data, str(name_or_path))
+
+
+def save_single_file(encoder: AudioEncoder, path: str | os.PathLike[str]) -> None:
+    """Write the encoder as one `.safetensors` file that holds its config too.
+
+    The file appears under its name only when it is whole.
+
+    Raises:
+        ValueError: the name does not end in `.safetensors`. OSError: it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a single-file checkpoint must be named *.safetensors")
+    config = encoder.config.to_dict()
+    config.pop("_name_or_path", None)
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(config, sort_keys=True, default=str)}
+    weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    with whole_file(path) as partial:
+        save_file(weights, partial, metadata=metadata)
+
+
+def save_folder(encoder: AudioEncoder, path: str | os.PathLike[str]) -> None:
+    """Write the encoder as a folder of `config.json` and `model.safetensors`, which appears only when it is whole.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty. OSError: it cannot be written.
+    """
+    with whole_folder(path) as partial:
+        encoder.save_pretrained(partial)
+
+
+def save(encoder: AudioEncoder, path: str | os.PathLike[str]) -> None:
+    """`save_single_file` where the name ends in `.safetensors`, else `save_folder`."""
+    (save_single_file if Path(path).suffix == ".safetensors" else save_folder)(encoder, path)
+
+
+def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint is, from its config and its files' headers alone: facts by name, for people.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_config`.
+    """
+    if name_or_path == mini.NAME:
+        encoder = mini.load_mini_encoder()
+        config, form = encoder.config, "embedded"
+        weights: dict[str, Any] = {"parameters": encoder.num_parameters()}
+    else:
+        config = read_config(name_or_path)
+        path = Path(name_or_path).expanduser()
+        form = "single file" if path.is_file() else "folder" if path.is_dir() else "hub id"
+        if isinstance(config, Wav2Vec2BertConfig):
+            config, form = _seed_config(name_or_path, config), f"plain Wav2Vec2-BERT {form}"
+        weights = _headers([path] if path.is_file() else sorted(path.glob("*.safetensors")))
+    target, window = get_target(config.target), config.window
+    bos = "BOS and " if config.prepend_bos else ""
+    return {
+        "encoder": str(name_or_path),
+        "form": form,
+        "target": f"{target.name} ({target.family}; {target.convention})",
+        "window": f"{window.seconds:g} s every {window.hop:g} s",
+        "tokens": f"{bos}{config.num_tokens} x {config.token_dim} a window, {config.head.kind} head",
+        "pooled": "none" if config.pooled_dim is None else str(config.pooled_dim),
+        "empty prompt": "carried" if config.null_prompt else "not carried: comes from the diffusion model",
+        "backbone": f"{config.backbone.num_hidden_layers} layers x {config.backbone.hidden_size}",
+        **weights,
+        "training": config.training,
+    }
+
+
+def _headers(files: list[Path]) -> dict[str, Any]:
+    """Parameters, dtype and size of safetensors files, from their headers."""
+    if not files:
+        return {}
+    total, dtypes = 0, set()
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - a safe_open is no mapping
+                view = opened.get_slice(name)
+                total += torch.Size(view.get_shape()).numel()
+                dtypes.add(str(view.get_dtype()))
+    size = sum(file.stat().st_size for file in files)
+    return {"parameters": total, "dtype": ", ".join(sorted(dtypes)), "size": f"{size / 1e6:.1f} MB"}
+
+
+def _load_single_file(cls: type[AudioEncoder], path: Path, dtype: torch.dtype | str) -> AudioEncoder:
+    config = _parse_config(_read_metadata(path), str(path))
+    if not isinstance(config, AudioEncoderConfig):
+        raise ValueError(f"{path}: a plain Wav2Vec2-BERT file needs its folder with config.json")
+    # Built without memory or random numbers; the file's tensors then take their places.
+    with torch.device("meta"):
+        encoder = cls(config)
+    weights = load_file(path)
+    _check_weights(encoder, weights, str(path))
+    if dtype != "auto":
+        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    encoder.load_state_dict(weights, strict=True, assign=True)
+    return encoder.eval()
+
+
+def _load_seed(
+    cls: type[AudioEncoder], name_or_path: str | os.PathLike[str], backbone: Wav2Vec2BertConfig, **kwargs: Any
+) -> AudioEncoder:
+    """A plain `Wav2Vec2BertModel` with adapter becomes an encoder with a conv head, weight by weight."""
+    from transformers import Wav2Vec2BertModel
+
+    config = _seed_config(name_or_path, backbone)
+    model = _strict(Wav2Vec2BertModel.from_pretrained, name_or_path, **kwargs)
+    with torch.device("meta"):
+        encoder = cls(config)
+    weights = {
+        f"head.{name}" if name.startswith("adapter.") else f"backbone.{name}": tensor
+        for name, tensor in model.state_dict().items()
+    }
+    encoder.load_state_dict(weights, strict=True, assign=True)
+    return encoder.eval()
+
+
+def _seed_config(name_or_path: str | os.PathLike[str], backbone: Wav2Vec2BertConfig) -> AudioEncoderConfig:
+    if not backbone.add_adapter:
+        raise ValueError(
+            f"{name_or_path}: a Wav2Vec2-BERT backbone without adapter gives no prompt tokens; training starts from it"
+        )
+    width = backbone.output_hidden_size or backbone.hidden_size
+    target = target_of_width(width)
+    if target is None:
+        raise ValueError(f"{name_or_path}: its tokens are {width} wide, which no target without pooled embedding takes")
+    return AudioEncoderConfig(
+        backbone=Wav2Vec2BertConfig(**backbone.to_dict()),
+        head={"kind": "conv"},
+        window=WindowConfig(**{**_SEED_WINDOW, **_seed_padding(name_or_path)}),
+        target=target.name,
+        training={"source": str(name_or_path), "recipe": "kardSIM/audio2img"},
+    )
+
+
+def _seed_padding(name_or_path: str | os.PathLike[str]) -> dict[str, float]:
+    """The padding value of the feature extractor that lies beside the weights, where there is one."""
+    file = Path(name_or_path) / "preprocessor_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")).get("padding_value", 0.0)
+        return {"pad_value": float(value)}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: not a feature extractor's JSON ({_first_line(error)})") from error
+
+
+def _strict(from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    """The model that `from_pretrained` loads; what transformers only warns about is refused."""
+    kwargs = {**kwargs, "use_safetensors": True, "output_loading_info": True}
+    try:
+        model, info = from_pretrained(name_or_path, *args, **kwargs)
+    except RuntimeError as error:
+        raise ValueError(f"{name_or_path}: the weights do not fit the config: {_first_line(error)}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{name_or_path}: not a whole safetensors file: {_first_line(error)}") from error
+    problems = [
+        (k, sorted(map(str, info.get(k) or ()))) for k in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    ]
+    _raise_on_names(str(name_or_path), dict(problems))
+    return model.eval()
+
+
+def _check_weights(encoder: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
+    expected = encoder.state_dict()
+    _raise_on_names(
+        source,
+        {
+            "missing_keys": sorted(expected.keys() - weights.keys()),
+            "unexpected_keys": sorted(weights.keys() - expected.keys()),
+            "mismatched_keys": [
+                f"{name} {list(weights[name].shape)} instead of {list(tensor.shape)}"
+                for name, tensor in expected.items()
+                if name in weights and weights[name].shape != tensor.shape
+            ],
+        },
+    )
+
+
+def _raise_on_names(source: str, problems: dict[str, list[str]]) -> None:
+    words = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "wrongly shaped"}
+    found = [
+        f"{len(names)} {words[kind]} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in problems.items()
+        if names
+    ]
+    if found:
+        raise ValueError(f"{source}: the weights do not fit the config: {'; '.join(found)}")
+
+
+def _parse_config(data: dict[str, Any], source: str) -> AudioEncoderConfig | Wav2Vec2BertConfig:
+    kinds = {c.model_type: c for c in (AudioEncoderConfig, Wav2Vec2BertConfig)}
+    kind = data.get("model_type")
+    if kind not in kinds:
+        raise ValueError(f"{source}: model_type {kind!r} is no audio encoder; allowed are {', '.join(kinds)}")
+    data = {name: value for name, value in data.items() if name != "model_type"}
+    try:
+        return kinds[kind](**data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: its config is wrong: {_first_line(error)}") from error
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    if path.suffix in PICKLE_SUFFIXES:
+        raise ValueError(_pickle_message(path))
+    try:
+        with safe_open(path, "pt") as opened:
+            metadata = opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"{path}: no audio2img encoder: its metadata holds no {METADATA_KEY!r}")
+    try:
+        config = json.loads(metadata[METADATA_KEY])
+        if not isinstance(config, dict):
+            raise ValueError("not a JSON object")
+    except ValueError as error:
+        raise ValueError(f"{path}: its config is no JSON ({_first_line(error)})") from error
+    return config
+
+
+def _check_source(path: Path, name: str) -> None:
+    """A name that looks like a path must exist; anything else may be a hub id."""
+    if path.is_dir():
+        return
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or "\\" in name
+    if looks_local or path.suffix in (".safetensors", *PICKLE_SUFFIXES):
+        raise FileNotFoundError(f"{name}: no such encoder folder or file")
+
+
+def _refuse_pickle_folder(path: Path) -> None:
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = [p for suffix in PICKLE_SUFFIXES for p in sorted(path.glob(f"*{suffix}"))]
+    raise ValueError(_pickle_message(pickles[0]) if pickles else f"{path}: holds no .safetensors weights")
+
+
+def _pickle_message(path: Path) -> str:
+    return (
+        f"{path}: pickle files can run code and are not loaded; where you trust it, convert it once with: "
+        'python -c "import sys, torch, safetensors.torch as s; '
+        "s.save_file(torch.load(sys.argv[1], weights_only=True, map_location='cpu'), 'model.safetensors')\" "
+        f"{path.name}"
+    )
+
+
+def _hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,5 @@
+"""The command line `audio2img`."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""`python -m audio2img_core.cli`."""
+
+from .main import main
+
+raise SystemExit(main())

@@ -1,0 +1,50 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+MINI = "mini"
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device and --dtype."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (default: float16 on a GPU, float32 elsewhere)",
+    )
+
+
+def add_cut_arguments(parser: argparse.ArgumentParser) -> None:
+    """--start and --duration."""
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="seconds to skip (default: 0)")
+    parser.add_argument("--duration", type=float, metavar="S", help="seconds to read (default: to the end)")
+
+
+def quiet_libraries() -> None:
+    """No progress bars and warnings of the model libraries; to be called before the models are loaded."""
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
+@contextmanager
+def progress(label: str, *, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, drawn by `on_step(done, total)`; on a terminal only."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, leave=False, disable=None, file=sys.stderr) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_step

@@ -1,0 +1,171 @@
+"""`audio2img generate`: sounds in, pictures out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..files import check_writable, find_sounds, whole_file
+from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
+
+HELP = "Draw pictures of what is heard in sound files."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("inputs", nargs="+", metavar="SOUND", help="sound or video files, or folders of them")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default=".",
+        metavar="PATH",
+        help="a .png name for one picture (of several: NAME-CLIP-SEED.png), else a folder (default: here)",
+    )
+    add_cut_arguments(parser)
+    parser.add_argument("--prompt", metavar="TEXT", help="text mixed with the sound")
+    parser.add_argument("--prompt-weight", type=float, default=0.5, metavar="W", help="0: sound only, 1: text only")
+    parser.add_argument("--negative", metavar="TEXT", help="text to steer away from (default: the empty prompt)")
+    parser.add_argument(
+        "--sound-strength", type=float, default=1.0, metavar="X", help="0: nothing, 1: the sound, 1.5: more"
+    )
+    parser.add_argument(
+        "--windows",
+        choices=("average", "join", "keep"),
+        default="average",
+        help="of clips longer than one window: average or join them, or keep a picture each",
+    )
+    parser.add_argument("--steps", type=int, default=20, help="sampler steps (default: 20)")
+    parser.add_argument("--guidance", type=float, default=7.5, help="classifier-free guidance (default: 7.5)")
+    parser.add_argument("--seed", type=int, help="of the first picture, the next count up (default: by chance)")
+    parser.add_argument("--count", type=int, default=1, help="pictures a sound (default: 1)")
+    parser.add_argument(
+        "--size", type=parse_size, metavar="WxH", help="in pixels, such as 512x768 (default: the model's)"
+    )
+    parser.add_argument("--encoder", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
+    parser.add_argument("--diffusion", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
+    parser.add_argument("--controlnet", metavar="PATH", help="folder or hub id of a ControlNet")
+    parser.add_argument("--control-image", metavar="FILE", help="picture for the ControlNet")
+    parser.add_argument("--control-scale", type=float, default=1.0, metavar="X", help="weight of the ControlNet")
+    parser.add_argument("--init-image", metavar="FILE", help="picture to start from")
+    parser.add_argument(
+        "--strength", type=float, default=0.8, metavar="X", help="how far to go from --init-image, 0 to 1"
+    )
+    add_device_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw each sound; a sound that cannot be read is reported and the others go on."""
+    sounds = find_sounds(arguments.inputs)
+    output = Path(arguments.output)
+    single = output.suffix.lower() == ".png"
+    if not single and output.suffix and not output.is_dir():
+        raise ValueError(f"{output}: pictures are written as .png; allowed are NAME.png or a folder")
+    check_writable(output.parent if single else output)
+    init_image, control_image = open_image(arguments.init_image), open_image(arguments.control_image)
+    quiet_libraries()
+    from ..pipeline import AudioToImagePipeline
+
+    pipeline = AudioToImagePipeline.from_pretrained(
+        arguments.encoder,
+        arguments.diffusion,
+        controlnet=arguments.controlnet,
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
+    failed = 0
+    for sound in sounds:
+        try:
+            with progress(sound.name) as on_step:
+                drawn = pipeline(
+                    sound,
+                    prompt=arguments.prompt,
+                    prompt_weight=arguments.prompt_weight,
+                    negative=arguments.negative,
+                    sound_strength=arguments.sound_strength,
+                    windows=arguments.windows,
+                    start=arguments.start,
+                    duration=arguments.duration,
+                    steps=arguments.steps,
+                    guidance=arguments.guidance,
+                    seed=arguments.seed,
+                    count=arguments.count,
+                    size=arguments.size,
+                    init_image=init_image,
+                    strength=arguments.strength,
+                    control_image=control_image,
+                    control_scale=arguments.control_scale,
+                    on_step=on_step,
+                )
+        except (ValueError, OSError) as error:
+            if len(sounds) == 1 or arguments.debug:
+                raise
+            from .main import one_line
+
+            failed += 1
+            print(f"audio2img: error: {one_line(error)}", file=sys.stderr)
+            continue
+        several = len(sounds) > 1 or len(drawn.images) > 1
+        for number, (image, seed) in enumerate(zip(drawn.images, drawn.seeds, strict=True)):
+            window = f"-w{number // arguments.count}" if arguments.windows == "keep" and several else ""
+            name = picture_name(output, sound, sounds, f"{window}-{seed}" if several else "", single)
+            write_picture(image, name, settings(arguments, sound, seed))
+            print(name)
+    return 2 if failed else 0
+
+
+def picture_name(output: Path, sound: Path, sounds: list[Path], suffix: str, single: bool) -> Path:
+    """Where a picture goes. Sounds of one name in several folders keep apart by their number."""
+    twins = [other for other in sounds if other.stem == sound.stem]
+    stem = sound.stem if len(twins) == 1 else f"{sound.stem}-{twins.index(sound) + 1}"
+    if not single:
+        return output / f"{stem}{suffix}.png"
+    return output.with_name(f"{output.stem}-{stem}{suffix}.png") if suffix else output
+
+
+def settings(arguments: argparse.Namespace, sound: Path, seed: int) -> dict[str, Any]:
+    """What the picture was made with, as its metadata tell."""
+    left_out = ("inputs", "output", "run", "command", "debug", "count", "seed")
+    options = {name: value for name, value in vars(arguments).items() if name not in left_out and value is not None}
+    return {"audio2img": __version__, "sound": sound.name, "seed": seed, **options}
+
+
+def write_picture(image: Any, path: Path, values: dict[str, Any]) -> None:
+    """Write a PNG with its settings as JSON in the text chunk `audio2img`."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    chunks.add_itxt("audio2img", json.dumps(values, ensure_ascii=False))
+    with whole_file(path) as partial:
+        image.save(partial, format="PNG", pnginfo=chunks)
+
+
+def open_image(path: str | None) -> Any:
+    """A PIL image; None for None.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no picture.
+    """
+    if path is None:
+        return None
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such picture") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not a picture that can be read") from error
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "512x768" -> (512, 768)."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write WIDTHxHEIGHT, such as 512x768") from None
+    return width, height

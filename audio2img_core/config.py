@@ -1,0 +1,97 @@
+"""The configuration that an audio encoder's checkpoint stores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+from transformers import PretrainedConfig, Wav2Vec2BertConfig
+
+from .head import HeadConfig
+from .targets import get_target
+from .windows import WindowConfig
+
+
+class AudioEncoderConfig(PretrainedConfig):
+    """Backbone, head, windows and target of an `AudioEncoder`.
+
+    Args:
+        backbone: `Wav2Vec2BertConfig` or its dict.
+        head: `HeadConfig` or its dict.
+        window: `WindowConfig` or its dict.
+        target: name of the text-encoder space, see `targets.TARGETS`. It sets the width of the tokens.
+        prepend_bos: whether the teacher's BOS token goes in front of the head's tokens to make a prompt.
+        null_prompt: whether the checkpoint carries the teacher's empty prompt.
+        training: how it was trained: free facts for people, shown by `audio2img info`.
+
+    Raises:
+        ValueError: unknown target, or unknown or impossible field of a part.
+    """
+
+    model_type = "audio2img_encoder"
+    sub_configs = {"backbone": Wav2Vec2BertConfig}
+    has_no_defaults_at_init = False
+
+    def __init__(
+        self,
+        backbone: Wav2Vec2BertConfig | dict[str, Any] | None = None,
+        head: HeadConfig | dict[str, Any] | None = None,
+        window: WindowConfig | dict[str, Any] | None = None,
+        target: str = "sd15",
+        prepend_bos: bool = True,
+        null_prompt: bool = False,
+        training: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(backbone, Wav2Vec2BertConfig):
+            backbone = Wav2Vec2BertConfig(**(backbone or {}))
+        # The head is ours: the adapter's fields in the backbone's config describe it, the backbone has none itself.
+        backbone.add_adapter = False
+        backbone.output_hidden_size = get_target(target).width
+        self.backbone = backbone
+        self.head = _part(HeadConfig, head)
+        self.window = _part(WindowConfig, window)
+        self.target = target
+        self.prepend_bos = prepend_bos
+        self.null_prompt = null_prompt
+        self.training = training or {}
+        super().__init__(**kwargs)
+
+    @property
+    def token_dim(self) -> int:
+        """Channels of one token."""
+        return get_target(self.target).width
+
+    @property
+    def pooled_dim(self) -> int | None:
+        """Channels of the pooled embedding, None where the target has none."""
+        return get_target(self.target).pooled_width
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the head gives for one full window, without BOS."""
+        if self.head.kind == "query":
+            return self.head.num_tokens
+        n = self.window.size_frames // 2
+        # Output length of the adapter's convolutions: its padding is stride // 2, see Wav2Vec2BertAdapterLayer.
+        kernel, stride = self.backbone.adapter_kernel_size, self.backbone.adapter_stride
+        for _ in range(self.backbone.num_adapter_layers):
+            n = (n + 2 * (stride // 2) - kernel) // stride + 1
+        return n
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form that `config.json` and the single file's metadata hold."""
+        output = super().to_dict()
+        output["head"] = asdict(self.head)
+        output["window"] = asdict(self.window)
+        return output
+
+
+def _part(cls: type, value: Any) -> Any:
+    if value is None or isinstance(value, cls):
+        return value if value is not None else cls()
+    names = {field.name for field in fields(cls)}
+    unknown = sorted(set(value) - names)
+    if unknown:
+        raise ValueError(f"unknown {cls.__name__} fields {unknown}: known are {sorted(names)}")
+    return cls(**value)

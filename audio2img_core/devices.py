@@ -1,0 +1,44 @@
+"""Where models run and in which numbers."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: torch.device | str | None) -> torch.device:
+    """A device by name; None = the GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here; the message lists what there is.
+    """
+    here = ["cpu"]
+    if torch.backends.mps.is_available():
+        here.insert(0, "mps")
+    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + here
+    if device is None:
+        return torch.device(here[0])
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        resolved = None
+    if resolved is None or not any(name == str(resolved) or name.split(":")[0] == str(resolved) for name in here):
+        raise ValueError(f"no device {str(device)!r} on this machine: choose one of {', '.join(here)}")
+    return resolved
+
+
+def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """A dtype by name; None = float16 on a CUDA GPU and float32 elsewhere.
+
+    Raises:
+        ValueError: unknown name, or float16 on a CPU, where it is slow and overflows.
+    """
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if resolved not in DTYPES.values():
+        raise ValueError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if resolved == torch.float16 and device.type == "cpu":
+        raise ValueError("float16 is for GPUs: choose float32 or bfloat16 on a CPU")
+    return resolved

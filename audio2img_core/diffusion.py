@@ -1,0 +1,111 @@
+"""Finding, loading and shaping a diffusers pipeline: folders, single files, hub ids, ControlNet, image-to-image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import mini
+from .checkpoint import PICKLE_SUFFIXES
+
+FAMILIES = ("StableDiffusion", "StableDiffusionXL")
+
+
+def load_diffusion(
+    name_or_path: str | os.PathLike[str],
+    *,
+    controlnet: str | os.PathLike[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A diffusers pipeline on the CPU, as text-to-image whatever its folder says.
+
+    Args:
+        name_or_path: "mini", a diffusers folder, a hub id, or a single `.safetensors` file of Stable Diffusion 1.x,
+            2.x or XL; its configs come from a diffusers folder of the same name beside it, else from the hub.
+        controlnet: a ControlNet's folder or hub id, for a pipeline with ControlNet.
+        dtype: of all weights.
+
+    Raises:
+        FileNotFoundError: nothing there. ValueError: a pickle, or no Stable Diffusion model.
+    """
+    from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline, StableDiffusionPipeline
+
+    if name_or_path == mini.NAME:
+        if controlnet is not None:
+            raise ValueError("the mini model has no ControlNet: name another diffusion model")
+        return mini.load_mini_diffusion().to(dtype)
+    path = _existing(name_or_path, "diffusion model")
+    try:
+        if path.is_file():
+            diffusion = _load_single_file(path, dtype)
+        else:
+            diffusion = DiffusionPipeline.from_pretrained(
+                path if path.is_dir() else str(name_or_path), use_safetensors=True, torch_dtype=dtype
+            )
+        net = None
+        if controlnet is not None:
+            where = _existing(controlnet, "ControlNet")
+            where = where if where.is_dir() else str(controlnet)
+            net = ControlNetModel.from_pretrained(where, use_safetensors=True, torch_dtype=dtype)
+    except OSError as error:
+        raise ValueError(f"{name_or_path}: cannot be loaded as a diffusion model: {_first_line(error)}") from error
+    if not hasattr(diffusion, "unet") or not type(diffusion).__name__.startswith(FAMILIES):
+        raise ValueError(
+            f"{name_or_path}: a {type(diffusion).__name__} takes no CLIP prompt; allowed are the Stable Diffusion "
+            f"1.x, 2.x and XL pipelines (such as {StableDiffusionPipeline.__name__})"
+        )
+    options = {} if net is None else {"controlnet": net}
+    return AutoPipelineForText2Image.from_pipe(diffusion, **options)
+
+
+def as_image_to_image(diffusion: Any) -> Any:
+    """The image-to-image form of a pipeline, sharing its weights."""
+    from diffusers import AutoPipelineForImage2Image
+
+    return AutoPipelineForImage2Image.from_pipe(diffusion)
+
+
+def token_width(diffusion: Any) -> int:
+    """Width of the prompt tokens that the pipeline's UNet attends to."""
+    width = diffusion.unet.config.cross_attention_dim
+    return width if isinstance(width, int) else width[0]
+
+
+def takes_pooled(diffusion: Any) -> bool:
+    """Whether the pipeline's UNet also takes a pooled prompt embedding (XL)."""
+    return diffusion.unet.config.addition_embed_type == "text_time"
+
+
+def _load_single_file(path: Path, dtype: torch.dtype) -> Any:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        hint = (
+            "pickle files can run code and are not loaded" if path.suffix in PICKLE_SUFFIXES else "unknown kind of file"
+        )
+        raise ValueError(f"{path}: {hint}; a single-file diffusion model must be a .safetensors file")
+    try:
+        with safe_open(path, "pt") as opened:
+            xl = any(name.startswith("conditioner.embedders.1.") for name in opened.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+    cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+    config = path.with_suffix("")  # the model's configs, where they lie beside it under the same name
+    options = {"config": str(config)} if (config / "model_index.json").is_file() else {}
+    return cls.from_single_file(str(path), torch_dtype=dtype, **options)
+
+
+def _existing(name_or_path: str | os.PathLike[str], what: str) -> Path:
+    """Its path; a name of the form owner/name that does not exist here may be a hub id."""
+    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    if path.exists() or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
+        return path
+    raise FileNotFoundError(f"{name}: no such {what}; allowed are a folder, a .safetensors file or a hub id owner/name")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

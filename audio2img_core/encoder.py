@@ -1,0 +1,225 @@
+"""The audio encoder: Wav2Vec2-BERT and a head that speaks a text encoder's language."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertPreTrainedModel
+from transformers.utils import ModelOutput
+
+from .audio import prepare
+from .config import AudioEncoderConfig
+from .embeddings import AudioEmbeddings, TokenSpace
+from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize
+from .head import QueryHead, make_head
+from .targets import PROMPT_TOKENS
+from .windows import Window, WindowConfig, plan_windows, window_features
+
+OnStep = Callable[[int, int], None]
+_MEL_CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel computed at once: an hour of sound needs no hour of spectra
+
+
+@dataclass
+class AudioEncoderOutput(ModelOutput):
+    """tokens [B, N, D]; pooled [B, P] or None."""
+
+    tokens: Tensor | None = None
+    pooled: Tensor | None = None
+
+
+class AudioEncoder(Wav2Vec2BertPreTrainedModel):
+    """Wav2Vec2-BERT with a token head, trained so that its tokens stand in for a CLIP text encoder's.
+
+    A `transformers.PreTrainedModel`: `save_pretrained`, `push_to_hub`, `device_map` and `Trainer` work as usual.
+    `from_pretrained` loads every form of checkpoint that `checkpoint.py` describes.
+    """
+
+    config: AudioEncoderConfig
+    config_class = AudioEncoderConfig
+    base_model_prefix = "audio_encoder"
+    _no_split_modules = ["Wav2Vec2BertEncoderLayer", "Wav2Vec2BertAdapterLayer", "QueryLayer"]
+
+    def __init__(self, config: AudioEncoderConfig):
+        super().__init__(config)
+        self.backbone = Wav2Vec2BertModel(config.backbone)
+        self.head = make_head(config.head, config.backbone, config.token_dim, config.pooled_dim)
+        if config.null_prompt:
+            self.register_buffer("null_tokens", torch.zeros(PROMPT_TOKENS, config.token_dim))
+            self.register_buffer("token_norms", torch.zeros(PROMPT_TOKENS))
+            if config.pooled_dim is not None:
+                self.register_buffer("null_pooled", torch.zeros(config.pooled_dim))
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> AudioEncoder:
+        """Load a folder, a single `.safetensors` file, a hub id, or a seed project's Wav2Vec2-BERT folder.
+
+        Keyword arguments are those of `PreTrainedModel.from_pretrained` (`dtype`, `device_map`, `revision`, ...);
+        a single file takes `dtype` only.
+
+        Raises:
+            FileNotFoundError: nothing there. ValueError: a pickle, missing or unexpected weights, wrong config.
+        """
+        from .checkpoint import load_encoder
+
+        return load_encoder(cls, super().from_pretrained, name_or_path, *args, **kwargs)
+
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> AudioEncoderOutput:
+        """Tokens of windows: input_features [B, F, 160], attention_mask [B, F] -> tokens [B, N, D], pooled."""
+        frames = self.backbone(input_features, attention_mask=attention_mask).last_hidden_state
+        tokens, pooled = self.head(frames, attention_mask)
+        return AudioEncoderOutput(tokens=tokens, pooled=pooled)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        waveform: Tensor | Sequence[Tensor],
+        sample_rate: int,
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int = 8,
+        on_step: OnStep | None = None,
+    ) -> AudioEmbeddings:
+        """Tokens of whole clips. Long ones are cut in windows, which are encoded in batches.
+
+        Args:
+            waveform: [T] or [C, T] one clip, [B, C, T] a batch, or a list of clips ([T] or [C, T]) of any lengths;
+                float in -1..1. Channels are mixed to mono and resampled to 16 kHz.
+            sample_rate: of all clips, in Hz.
+            window: seconds of one window; None = the checkpoint's.
+            hop: seconds between window starts; None = the checkpoint's, or `window` where that is given.
+            batch_size: windows encoded at once.
+            on_step: called as on_step(windows done, windows in all) once for each window.
+
+        Returns:
+            AudioEmbeddings on the encoder's device in float32; the same input always gives the same output.
+
+        Raises:
+            ValueError: impossible waveform, sample rate, window, hop or batch size.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        config = self._window_config(window, hop)
+        waveforms = list(waveform) if isinstance(waveform, (list, tuple)) else [waveform]
+        clips = [row for clip in waveforms for row in prepare(clip, sample_rate)]
+        if not clips:
+            raise ValueError("no clip to encode: waveform is an empty list")
+        mels = [self._clip_mel(clip, config) for clip in clips]
+        plan = [
+            w
+            for i, mel in enumerate(mels)
+            for w in plan_windows(len(mel), config.size_frames, config.hop_frames, clip=i)
+        ]
+        training = self.training
+        self.eval()
+        try:
+            outputs = [
+                self._encode_windows(plan, first, first + batch_size, mels, config, on_step)
+                for first in range(0, len(plan), batch_size)
+            ]
+        finally:
+            self.train(training)
+        pooled = [output.pooled.float() for output in outputs if output.pooled is not None]
+        return AudioEmbeddings(
+            tokens=torch.cat([output.tokens.float() for output in outputs]),
+            pooled=torch.cat(pooled) if pooled else None,
+            clips=tuple(w.clip for w in plan),
+            starts=tuple(w.start / FRAMES_PER_SECOND for w in plan),
+            durations=tuple(w.length / FRAMES_PER_SECOND for w in plan),
+            space=self.space,
+        )
+
+    @property
+    def space(self) -> TokenSpace:
+        """The token space of this checkpoint, in float32."""
+        null, pooled = (getattr(self, name, None) for name in ("null_tokens", "null_pooled"))
+        return TokenSpace(
+            target=self.config.target,
+            prepend_bos=self.config.prepend_bos,
+            null_tokens=None if null is None else null.float(),
+            null_pooled=None if pooled is None else pooled.float(),
+        )
+
+    @property
+    def bos_token(self) -> Tensor | None:
+        """[D] the teacher's BOS token: a CLIP text encoder is causal, so it is the same in every prompt."""
+        null = getattr(self, "null_tokens", None)
+        return None if null is None else null[0]
+
+    def set_teacher(
+        self, null_tokens: Tensor, *, null_pooled: Tensor | None = None, token_norms: Tensor | None = None
+    ) -> None:
+        """Store what inference needs of the teacher.
+
+        Args:
+            null_tokens: [77, D] its embedding of the empty prompt.
+            null_pooled: [P] the pooled embedding of the empty prompt, for targets that have one.
+            token_norms: [77] mean norm of its tokens by position; None = the empty prompt's.
+
+        Raises:
+            ValueError: a shape does not fit the target.
+        """
+        expected = (PROMPT_TOKENS, self.config.token_dim)
+        if tuple(null_tokens.shape) != expected:
+            raise ValueError(f"null_tokens must have shape {list(expected)}, not {list(null_tokens.shape)}")
+        pooled_shape = None if null_pooled is None else tuple(null_pooled.shape)
+        if pooled_shape != (None if self.config.pooled_dim is None else (self.config.pooled_dim,)):
+            raise ValueError(f"null_pooled of target {self.config.target!r} cannot have shape {pooled_shape}")
+        norms = null_tokens.float().norm(dim=-1) if token_norms is None else token_norms
+        if tuple(norms.shape) != (PROMPT_TOKENS,):
+            raise ValueError(f"token_norms must have shape [{PROMPT_TOKENS}], not {list(norms.shape)}")
+        like = next(self.parameters())
+        for name, value in (("null_tokens", null_tokens), ("null_pooled", null_pooled), ("token_norms", norms)):
+            if value is not None:
+                self.register_buffer(name, value.detach().to(like.device, like.dtype, copy=True))
+        self.config.null_prompt = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, QueryHead):
+            nn.init.normal_(module.queries, std=module.queries.shape[1] ** -0.5)
+        else:
+            super()._init_weights(module)
+
+    def _window_config(self, window: float | None, hop: float | None) -> WindowConfig:
+        config = self.config.window
+        if window is not None:
+            config = replace(config, seconds=float(window), hop_seconds=None)
+        return config if hop is None else replace(config, hop_seconds=float(hop))
+
+    def _clip_mel(self, clip: Tensor, config: WindowConfig) -> Tensor:
+        """Mel frames [n, 80] of a mono clip [T], on the encoder's device."""
+        if len(clip) < MIN_SAMPLES:
+            clip = clip.repeat(-(-MIN_SAMPLES // len(clip)))
+        step = _MEL_CHUNK * FRAME_HOP
+        overlap = FRAME_LENGTH - FRAME_HOP
+        chunks = [clip[i : i + step + overlap].to(self.device) for i in range(0, len(clip) - overlap, step)]
+        mel = torch.cat([mel_frames(chunk[None])[0] for chunk in chunks if len(chunk) >= FRAME_LENGTH])
+        if config.normalize == "clip":
+            mel = normalize(mel[None], torch.tensor([len(mel)], device=mel.device))[0]
+        return mel
+
+    def _encode_windows(
+        self,
+        plan: list[Window],
+        first: int,
+        last: int,
+        mels: list[Tensor],
+        config: WindowConfig,
+        on_step: OnStep | None,
+    ) -> AudioEncoderOutput:
+        batch = plan[first:last]
+        # The conv head gives its number of tokens for a full window only; the query head takes any masked length.
+        size = None if self.config.head.kind == "query" and config.padding == "mask" else config.size_frames
+        frames = [mels[w.clip][w.start : w.start + w.length] for w in batch]
+        features, mask = window_features(frames, config, size=size)
+        output = self(features.to(self.dtype), mask)
+        if on_step is not None:
+            for done in range(first + 1, first + len(batch) + 1):
+                on_step(done, len(plan))
+        return output

@@ -1,0 +1,113 @@
+"""Cutting a clip's mel frames into the windows that an encoder was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .features import FRAMES_PER_SECOND, MIN_FRAMES, STACK, normalize, stack_frames
+
+NORMALIZE = ("clip", "window")
+PADDING = ("mask", "repeat", "constant")
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How a clip is cut and how short windows are filled."""
+
+    seconds: float = 10.0  # length of one window
+    hop_seconds: float | None = None  # distance between window starts; None = seconds, side by side
+    normalize: str = "window"  # mean and variance over the "window", or over the whole "clip" (the seed's recipe)
+    padding: str = "mask"  # short windows: "mask" the rest, "repeat" the sound, or visible "constant" (the seed's)
+    pad_value: float = 0.0  # what padded frames hold
+
+    def __post_init__(self) -> None:
+        for name, value in (("seconds", self.seconds), ("hop_seconds", self.hop)):
+            if not MIN_FRAMES / FRAMES_PER_SECOND <= value < float("inf"):
+                raise ValueError(f"window {name} must be a finite number of at least 0.02, not {value!r}")
+        for name, value, allowed in (
+            ("normalize", self.normalize, NORMALIZE),
+            ("padding", self.padding, PADDING),
+        ):
+            if value not in allowed:
+                raise ValueError(f"window {name} must be one of {', '.join(allowed)}, not {value!r}")
+
+    @property
+    def hop(self) -> float:
+        """Seconds between window starts."""
+        return self.seconds if self.hop_seconds is None else self.hop_seconds
+
+    @property
+    def size_frames(self) -> int:
+        """Mel frames in a window, rounded up to whole stacked frames (3.75 s -> 376)."""
+        return _frames(self.seconds)
+
+    @property
+    def hop_frames(self) -> int:
+        """Mel frames between window starts, rounded up to whole stacked frames."""
+        return _frames(self.hop)
+
+
+class Window(NamedTuple):
+    """One window: mel frames `start` to `start + length` of clip number `clip`."""
+
+    clip: int
+    start: int
+    length: int
+
+
+def plan_windows(frames: int, size: int, hop: int, *, clip: int = 0) -> list[Window]:
+    """Windows of at most `size` frames every `hop` frames that cover `frames` frames.
+
+    With hop = size every frame is in exactly one window; the last one may be shorter. A tail of a single frame
+    (10 ms) has no variance and is left out.
+
+    Raises:
+        ValueError: fewer than 2 frames, or size or hop below 2.
+    """
+    if frames < MIN_FRAMES or size < MIN_FRAMES or hop < MIN_FRAMES:
+        raise ValueError(f"windows need at least {MIN_FRAMES} frames each: frames={frames}, size={size}, hop={hop}")
+    windows = []
+    for start in range(0, frames, hop):
+        length = min(size, frames - start)
+        if length >= MIN_FRAMES:
+            windows.append(Window(clip, start, length))
+        if start + size >= frames:
+            break
+    return windows
+
+
+def window_features(windows: list[Tensor], config: WindowConfig, *, size: int | None) -> tuple[Tensor, Tensor | None]:
+    """Encoder inputs of windows of mel frames.
+
+    Args:
+        windows: tensors [n, 80] of mel frames on one device, n >= 2, normalised already where the config
+            normalises by clip.
+        config: normalisation and padding.
+        size: mel frames that every window is filled to; None = the longest of them.
+
+    Returns:
+        input_features [B, F, 160] float32 and attention_mask [B, F] (None where every frame counts).
+    """
+    counts = torch.tensor([len(w) for w in windows], device=windows[0].device)
+    if config.normalize == "window":
+        padded = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True)
+        windows = [mel[:n] for mel, n in zip(normalize(padded, counts), counts.tolist(), strict=True)]
+    size = max(counts.tolist()) if size is None else size
+    size += size % STACK
+    if config.padding == "repeat":
+        windows = [w[torch.arange(size, device=w.device) % len(w)] for w in windows]
+        counts = torch.full_like(counts, size)
+    batch = windows[0].new_full((len(windows), size, windows[0].shape[1]), config.pad_value)
+    for row, window in zip(batch, windows, strict=True):
+        row[: len(window)] = window
+    features, mask = stack_frames(batch, counts, pad_value=config.pad_value)
+    return features, None if config.padding != "mask" or bool(mask.all()) else mask
+
+
+def _frames(seconds: float) -> int:
+    frames = round(seconds * FRAMES_PER_SECOND)
+    return frames + frames % STACK

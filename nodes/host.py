@@ -1,0 +1,174 @@
+"""The host that the nodes run in: ComfyUI, or plain folders and devices outside it.
+
+The one file that touches `comfy` and `folder_paths`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..audio2img_core.conditioning import Conditioning, from_comfy
+from ..audio2img_core.devices import DTYPES, resolve_device
+from ..audio2img_core.files import AUDIO_SUFFIXES
+from ..audio2img_core.mini import NAME as MINI
+
+try:
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.utils
+    import folder_paths
+except ImportError:
+    comfy = folder_paths = None
+
+if TYPE_CHECKING:
+    from ..audio2img_core.encoder import AudioEncoder
+
+ENCODERS = "audio_encoders"
+
+
+@dataclass(frozen=True)
+class ManagedEncoder:
+    """An audio encoder that the host moves to its device when it is needed: the type A2I_ENCODER."""
+
+    name: str
+    encoder: AudioEncoder
+    patcher: Any = None  # ComfyUI's ModelPatcher, None outside ComfyUI
+
+    def ready(self) -> AudioEncoder:
+        """The encoder, loaded to the device that the host has for it."""
+        if self.patcher is not None:
+            # Layers of transformers are not cast one by one as ComfyUI's own: all of the model, or nothing.
+            comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        return self.encoder
+
+
+class _Box(torch.nn.Module):
+    """A plain module around a transformers model, whose read-only `device` ComfyUI's ModelPatcher cannot set."""
+
+    def __init__(self, encoder: torch.nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+
+def manage_encoder(name: str, encoder: AudioEncoder) -> ManagedEncoder:
+    """Hand an encoder over to the host's model management."""
+    if comfy is None:
+        return ManagedEncoder(name, encoder.to(resolve_device(None)))
+    patcher = comfy.model_patcher.ModelPatcher(
+        _Box(encoder),
+        load_device=comfy.model_management.text_encoder_device(),
+        offload_device=comfy.model_management.text_encoder_offload_device(),
+    )
+    return ManagedEncoder(name, encoder, patcher)
+
+
+def encoder_dtype(name: str) -> torch.dtype:
+    """A dtype by name; "auto" is bfloat16 on a GPU that has it and float32 elsewhere."""
+    if name != "auto":
+        return DTYPES[name]
+    if comfy is not None:
+        device = comfy.model_management.text_encoder_device()
+        # ComfyUI's own text_encoder_dtype says float16 on a CPU, which is slow there and overflows.
+        use_bf16 = device.type != "cpu" and comfy.model_management.should_use_bf16(device)
+        return torch.bfloat16 if use_bf16 else torch.float32
+    return torch.bfloat16 if resolve_device(None).type == "cuda" else torch.float32
+
+
+def intermediate_device() -> torch.device:
+    """Where tensors wait between nodes."""
+    return torch.device("cpu") if comfy is None else comfy.model_management.intermediate_device()
+
+
+def input_files() -> list[str]:
+    """Sounds and videos in the input folder and below, as paths relative to it."""
+    root = _input_root()
+    found = (p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    return sorted(p.relative_to(root).as_posix() for p in found)
+
+
+def input_path(name: str) -> Path:
+    """The file that an input named `name` means.
+
+    Raises:
+        ValueError: it lies outside the host's folders. FileNotFoundError: there is none.
+    """
+    if folder_paths is None:
+        path, roots = _input_root() / name, [_input_root()]
+    else:
+        path = Path(folder_paths.get_annotated_filepath(name))
+        roots = [
+            Path(get())
+            for get in (
+                folder_paths.get_input_directory,
+                folder_paths.get_output_directory,
+                folder_paths.get_temp_directory,
+            )
+        ]
+    if "\0" in name or not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+        raise ValueError(f"{name!r} lies outside the input folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: no such file in the input folder")
+    return path
+
+
+def encoder_names() -> list[str]:
+    """ "mini", and the single files and folders in `models/audio_encoders`."""
+    names = [MINI]
+    for root in _encoder_roots():
+        files = (p for p in root.rglob("*.safetensors") if not (p.parent / "config.json").exists())
+        folders = (p.parent for p in root.rglob("config.json"))
+        names += sorted(p.relative_to(root).as_posix() for p in {*files, *folders})
+    return list(dict.fromkeys(names))
+
+
+def encoder_path(name: str) -> str:
+    """What `AudioEncoder.from_pretrained` takes for one of `encoder_names`.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+    """
+    if name == MINI:
+        return name
+    if name in encoder_names():
+        return next(str(root / name) for root in _encoder_roots() if (root / name).exists())
+    raise FileNotFoundError(f"{name}: no such encoder in models/{ENCODERS}; there are {', '.join(encoder_names())}")
+
+
+def progress() -> Callable[[int, int], None]:
+    """An `on_step` that moves the node's progress bar and stops where the user cancels."""
+    bar = None
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal bar
+        if comfy is None:
+            return
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar = bar or comfy.utils.ProgressBar(total)
+        bar.update_absolute(done, total)
+
+    return on_step
+
+
+def empty_prompt(clip: Any) -> Conditioning:
+    """What a ComfyUI CLIP makes of the empty prompt."""
+    return from_comfy(clip.encode_from_tokens_scheduled(clip.tokenize("")))
+
+
+def _input_root() -> Path:
+    if folder_paths is not None:
+        return Path(folder_paths.get_input_directory())
+    return Path(os.environ.get("AUDIO2IMG_INPUT", "input"))
+
+
+def _encoder_roots() -> list[Path]:
+    if folder_paths is not None:
+        roots = [Path(root) for root in folder_paths.get_folder_paths(ENCODERS)]
+    else:
+        roots = [Path(os.environ.get("AUDIO2IMG_MODELS", "models")) / ENCODERS]
+    return [root for root in roots if root.is_dir()]
