@@ -205,15 +205,15 @@ def _join_windows(tokens: Tensor, clips: tuple[int, ...], null: Tensor) -> Tenso
 
 
 def _slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    norms = torch.lerp(a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True), weight)
+    ends = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     u, v = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     angle = (u * v).sum(-1, keepdim=True).clamp(-1, 1).acos()
     sine = angle.sin()
-    # (Anti)parallel vectors have no great circle between them: a straight line then.
-    near = sine < 1e-4
+    # Between (anti)parallel vectors, or from nothing, there is no great circle: a straight line then.
+    near = (sine < 1e-4) | (ends[0] * ends[1] == 0)
     sine = torch.where(near, 1.0, sine)
     arc = (torch.sin((1 - weight) * angle) * u + torch.sin(weight * angle) * v) / sine
-    return torch.where(near, torch.lerp(a, b, weight), arc * norms)
+    return torch.where(near, torch.lerp(a, b, weight), arc * torch.lerp(*ends, weight))
 
 
 def _check_widths(a: Tensor, b: Tensor) -> None:

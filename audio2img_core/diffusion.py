@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from . import mini
 from .checkpoint import PICKLE_SUFFIXES
+from .targets import check_fits
 
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")
 
@@ -38,18 +40,17 @@ def load_diffusion(
             raise ValueError("the mini model has no ControlNet: name another diffusion model")
         return mini.load_mini_diffusion().to(dtype)
     path = _existing(name_or_path, "diffusion model")
+    net_path = None if controlnet is None else _existing(controlnet, "ControlNet")
     try:
         if path.is_file():
             diffusion = _load_single_file(path, dtype)
         else:
             diffusion = DiffusionPipeline.from_pretrained(
-                path if path.is_dir() else str(name_or_path), use_safetensors=True, torch_dtype=dtype
+                str(path), use_safetensors=True, torch_dtype=dtype
             )
         net = None
-        if controlnet is not None:
-            where = _existing(controlnet, "ControlNet")
-            where = where if where.is_dir() else str(controlnet)
-            net = ControlNetModel.from_pretrained(where, use_safetensors=True, torch_dtype=dtype)
+        if net_path is not None:
+            net = ControlNetModel.from_pretrained(str(net_path), use_safetensors=True, torch_dtype=dtype)
     except OSError as error:
         raise ValueError(f"{name_or_path}: cannot be loaded as a diffusion model: {_first_line(error)}") from error
     if not hasattr(diffusion, "unet") or not type(diffusion).__name__.startswith(FAMILIES):
@@ -66,6 +67,21 @@ def as_image_to_image(diffusion: Any) -> Any:
     from diffusers import AutoPipelineForImage2Image
 
     return AutoPipelineForImage2Image.from_pipe(diffusion)
+
+
+def check_fits_before_loading(target: str, name_or_path: str | os.PathLike[str]) -> None:
+    """`targets.check_fits` from a local folder's config alone, where there is one: it saves loading gigabytes.
+
+    Raises:
+        ValueError: the encoder's target does not fit the diffusion model.
+    """
+    file = Path(name_or_path).expanduser() / "unet" / "config.json"
+    if file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8"))
+        width = config.get("cross_attention_dim")
+        width = width[0] if isinstance(width, list) and width else width
+        if isinstance(width, int):
+            check_fits(target, width, pooled=config.get("addition_embed_type") == "text_time")
 
 
 def token_width(diffusion: Any) -> int:

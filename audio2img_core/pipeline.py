@@ -12,9 +12,11 @@ from torch import Tensor
 
 from . import mini
 from .audio import SAMPLE_RATE, load_audio, prepare, read_audio_mapping
+from .checkpoint import read_config
 from .conditioning import Conditioning, blend, condition, null_conditioning, to_diffusers
+from .config import AudioEncoderConfig
 from .devices import resolve_device, resolve_dtype
-from .diffusion import as_image_to_image, load_diffusion, takes_pooled, token_width
+from .diffusion import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
 from .embeddings import AudioEmbeddings
 from .encoder import AudioEncoder
 from .targets import check_fits
@@ -74,6 +76,10 @@ class AudioToImagePipeline:
         """
         device = resolve_device(device)
         dtype = resolve_dtype(dtype, device)
+        if encoder != mini.NAME:
+            config = read_config(encoder)
+            if isinstance(config, AudioEncoderConfig):
+                check_fits_before_loading(config.target, diffusion)
         heard = AudioEncoder.from_pretrained(encoder, dtype=dtype)
         drawn = load_diffusion(diffusion, controlnet=controlnet, dtype=dtype)
         return cls(heard, drawn).to(device)

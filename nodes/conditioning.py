@@ -51,7 +51,7 @@ class AudioToConditioning:
                 "clip": (
                     "CLIP",
                     {
-                        "tooltip": "Only for encoders without an empty prompt of their own, such as the original project's."
+                        "tooltip": "For encoders that carry no empty prompt, such as the original project's."
                     },
                 ),
             },

@@ -47,8 +47,11 @@ class LoadAudio:
 
     @classmethod
     def IS_CHANGED(cls, audio_file: str, start: float, duration: float) -> str:
+        digest = hashlib.sha256()
         with open(host.input_path(audio_file), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def execute(self, audio_file: str, start: float, duration: float) -> tuple[dict[str, Any]]:
         waveform, rate = load_audio(

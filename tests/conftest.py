@@ -1,0 +1,67 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory):
+    """target -> folder with `encoder`, `diffusion` and `controlnet`, untrained and tiny, made on first use."""
+    from diffusers import ControlNetModel
+
+    from audio2img_core.checkpoint import save
+    from audio2img_core.untrained import make_pair
+
+    made: dict[str, Path] = {}
+
+    def folder(target: str) -> Path:
+        if target not in made:
+            path = tmp_path_factory.mktemp(target)
+            encoder, diffusion = make_pair(target)
+            save(encoder, path / "encoder")
+            diffusion.save_pretrained(path / "diffusion")
+            ControlNetModel.from_unet(diffusion.unet).save_pretrained(path / "controlnet")
+            made[target] = path
+        return made[target]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seed_folder(tmp_path_factory) -> Path:
+    """A folder as the seed project published them, small: Wav2Vec2BertModel with its adapter, 1024 wide tokens."""
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+    path = tmp_path_factory.mktemp("seed")
+    torch.manual_seed(7)
+    config = Wav2Vec2BertConfig(
+        hidden_size=64,
+        output_hidden_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        add_adapter=True,
+        adapter_kernel_size=3,
+        adapter_stride=2,
+        num_adapter_layers=2,
+        layerdrop=0.0,
+    )
+    Wav2Vec2BertModel(config).eval().save_pretrained(path)
+    SeamlessM4TFeatureExtractor(padding_value=1.0).save_pretrained(path)
+    return path

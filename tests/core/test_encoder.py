@@ -1,0 +1,247 @@
+"""The audio encoder against transformers' model and against the seed project's recipe."""
+
+import numpy as np
+import pytest
+import torch
+from sounds import noise, sine
+from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+from audio2img_core import AudioEncoder, log_mel
+from audio2img_core.audio import to_mono
+from audio2img_core.conditioning import condition
+from audio2img_core.config import AudioEncoderConfig
+from audio2img_core.text import encode_text
+from audio2img_core.untrained import make_diffusion, make_encoder
+
+
+def small(target="sd15", head="query", **window):
+    encoder = make_encoder(target, head=head)
+    encoder.config.window = type(encoder.config.window)(**{"seconds": 1.0, **window})
+    return encoder
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.75, 7.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_frames_and_tokens_equal_the_plain_model(seed_folder, seconds, masked):
+    reference = Wav2Vec2BertModel.from_pretrained(seed_folder).eval()
+    encoder = AudioEncoder.from_pretrained(seed_folder)
+    waveform = torch.stack([noise(seconds, seed=1), noise(seconds, seed=2)])
+    lengths = torch.tensor([waveform.shape[1], waveform.shape[1] // 2])
+    features, mask = log_mel(waveform, lengths)
+    mask = mask if masked else None
+    with torch.no_grad():
+        expected = reference(features, attention_mask=mask).last_hidden_state
+        tokens = encoder(features, mask).tokens
+    assert tokens.shape == expected.shape
+    assert (tokens - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("seconds", [1.3, 3.75, 9.2])
+def test_the_seeds_recipe_token_for_token(seed_folder, seconds):
+    """Its pipeline.py: extractor with max_length 375 and no mask, BOS of the text encoder's empty prompt in front."""
+    waveform = noise(seconds, seed=3)
+    diffusion = make_diffusion("sd21")
+    extractor = SeamlessM4TFeatureExtractor.from_pretrained(seed_folder, stride=2)
+    with torch.no_grad():
+        features = extractor(
+            waveform[None].numpy(),
+            sampling_rate=16000,
+            return_tensors="pt",
+            truncation=True,
+            padding="max_length",
+            max_length=375,
+        ).input_features
+        expected = Wav2Vec2BertModel.from_pretrained(seed_folder).eval()(features).last_hidden_state
+        empty = diffusion.tokenizer("", return_tensors="pt", truncation=True, padding="max_length", max_length=48)
+        bos = diffusion.text_encoder(empty.input_ids).last_hidden_state[:, :1]
+        expected = torch.cat([bos, expected], 1)
+    assert expected.shape == (1, 48, 1024)
+
+    encoder = AudioEncoder.from_pretrained(seed_folder)
+    heard = encoder.encode(waveform, 16000)
+    positive, _ = condition(heard, windows="keep", null=encode_text(diffusion, ""))
+    assert heard.tokens.shape[1:] == (47, 1024)
+    assert positive.tokens.shape[1:] == (77, 1024)
+    assert (positive.tokens[:1, :48] - expected).abs().max() < 1e-4
+
+
+def test_the_conv_head_gives_47_tokens_for_any_clip():
+    encoder = make_encoder("sd21", head="conv")
+    assert encoder.config.num_tokens == 47
+    for seconds in (0.05, 1.0, 3.75):
+        assert encoder.encode(noise(seconds), 16000).tokens.shape == (1, 47, 1024)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 16, 77])
+def test_the_query_head_gives_exactly_its_tokens(num_tokens):
+    config = make_encoder("sd15").config.to_dict()
+    encoder = AudioEncoder(
+        AudioEncoderConfig(**{**config, "head": {**config["head"], "num_tokens": num_tokens}})
+    ).eval()
+    for seconds in (0.05, 0.7, 9.0):
+        assert encoder.encode(noise(seconds), 16000).tokens.shape == (1, num_tokens, 768)
+
+
+def test_only_xl_has_a_pooled_embedding():
+    assert make_encoder("sd21").encode(noise(1), 16000).pooled is None
+    for head in ("query", "conv"):
+        heard = make_encoder("sdxl", head=head).encode(noise(1), 16000)
+        assert heard.pooled.shape == (1, 1280) and heard.tokens.shape[-1] == 2048
+
+
+@pytest.mark.parametrize("head", ["query", "conv"])
+@pytest.mark.parametrize("padding", ["mask", "repeat", "constant"])
+def test_a_clip_in_a_batch_equals_the_clip_alone(head, padding):
+    encoder = small(head=head, padding=padding)
+    clips = [noise(0.6, seed=1), noise(2.3, seed=2), noise(1.0, seed=3), sine(0.3)]
+    together = encoder.encode(clips, 16000, batch_size=3)
+    assert together.clips == (0, 1, 1, 1, 2, 3)
+    for i, clip in enumerate(clips):
+        alone = encoder.encode(clip, 16000, batch_size=1).tokens
+        rows = [row for row, of in enumerate(together.clips) if of == i]
+        torch.testing.assert_close(together.tokens[rows], alone, atol=1e-5, rtol=0)
+
+
+def test_the_same_sound_gives_the_same_tokens_bit_for_bit():
+    encoder = small()
+    encoder.train()  # a caller's forgotten train() must not switch dropout on
+    clip = noise(2.5)
+    assert torch.equal(encoder.encode(clip, 16000).tokens, encoder.encode(clip, 16000).tokens)
+    assert encoder.training
+
+
+def test_different_sounds_give_different_tokens():
+    encoder = small()
+    a, b = (encoder.encode(clip, 16000).tokens for clip in (noise(1.0), sine(1.0)))
+    assert (a - b).abs().max() > 1e-3
+
+
+def test_long_clips_are_cut_in_windows():
+    heard = small().encode(noise(2.5), 16000, batch_size=2)
+    assert heard.starts == (0.0, 1.0, 2.0)
+    assert heard.durations == pytest.approx((1.0, 1.0, 0.48), abs=0.02)
+    assert heard.num_clips == 1 and heard.averaged().tokens.shape == (1, 76, 768)
+    half = small().encode(noise(2.5), 16000, hop=0.5)
+    assert half.starts == (0.0, 0.5, 1.0, 1.5)
+    whole = small().encode(noise(2.5), 16000, window=30)
+    assert whole.starts == (0.0,)
+
+
+def test_a_window_of_a_long_clip_equals_that_piece_alone():
+    encoder, clip = small(), noise(3.0)
+    heard = encoder.encode(clip, 16000)
+    piece = encoder.encode(clip[16000 : 16000 + 400 + 99 * 160], 16000)  # the samples of mel frames 100 to 199
+    torch.testing.assert_close(heard.tokens[1:2], piece.tokens, atol=1e-5, rtol=0)
+
+
+def test_averaging_weighs_windows_by_their_sound():
+    heard = small().encode([noise(1.5), noise(1.0)], 16000)
+    a, b = heard.durations[:2]
+    expected = (heard.tokens[0] * a + heard.tokens[1] * b) / (a + b)
+    averaged = heard.averaged()
+    torch.testing.assert_close(averaged.tokens[0], expected)
+    torch.testing.assert_close(averaged.tokens[1], heard.tokens[2])
+    assert averaged.clips == (0, 1)
+
+
+def test_on_step_is_called_once_a_window():
+    steps = []
+    small().encode(noise(4.5), 16000, batch_size=2, on_step=lambda done, total: steps.append((done, total)))
+    assert steps == [(i, 5) for i in range(1, 6)]
+
+
+def test_on_step_can_stop_the_work():
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        small().encode(noise(4.5), 16000, batch_size=1, on_step=stop)
+
+
+def test_channels_and_rates_are_brought_together():
+    encoder = small()
+    mono = sine(1.0)
+    stereo = torch.stack([mono, mono])
+    torch.testing.assert_close(encoder.encode(stereo, 16000).tokens, encoder.encode(mono, 16000).tokens)
+    torch.testing.assert_close(encoder.encode(stereo[None], 16000).tokens, encoder.encode(mono, 16000).tokens)
+    at_48k = encoder.encode(sine(1.0, rate=48000), 48000).tokens
+    cosine = torch.cosine_similarity(at_48k, encoder.encode(mono, 16000).tokens, dim=-1)
+    assert cosine.min() > 0.99
+    assert torch.equal(to_mono(stereo), mono)
+
+
+def test_silence_and_very_short_clips_work():
+    encoder = small()
+    assert encoder.encode(torch.zeros(8000), 16000).tokens.isfinite().all()
+    assert encoder.encode(torch.full((1,), 0.5), 16000).tokens.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("waveform", "options", "message"),
+    [
+        (torch.zeros(0), {}, "(?i)empty|sample"),
+        (torch.full((16000,), float("nan")), {}, "NaN"),
+        (torch.full((16000,), float("inf")), {}, "(?i)inf"),
+        (torch.zeros(1, 1, 1, 100), {}, "(?i)shape|rank|\\[B"),
+        ([], {}, "empty list"),
+        (torch.zeros(16000), {"sample_rate": 0}, "sample"),
+        (torch.zeros(16000), {"window": 0.001}, "seconds"),
+        (torch.zeros(16000), {"hop": float("nan")}, "hop"),
+        (torch.zeros(16000), {"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_input(waveform, options, message):
+    options = {"sample_rate": 16000, **options}
+    with pytest.raises(ValueError, match=message) as error:
+        small().encode(waveform, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_gradients_reach_backbone_and_head():
+    encoder = small("sdxl").train()
+    features, mask = log_mel(noise(1.0)[None])
+    out = encoder(features, mask)
+    (out.tokens.square().mean() + out.pooled.square().mean()).backward()
+    missing = [n for n, p in encoder.named_parameters() if p.grad is None and "masked_spec_embed" not in n]
+    assert missing == []
+
+
+@pytest.mark.parametrize("kind", ["query", "conv"])
+def test_gradient_checkpointing_gives_the_same_loss(kind):
+    encoder = small(head=kind)
+    features, mask = log_mel(noise(1.0)[None])
+    plain = encoder(features, mask).tokens
+    encoder.gradient_checkpointing_enable()
+    torch.testing.assert_close(encoder.train()(features, mask).tokens.shape, plain.shape)
+
+
+def test_bfloat16_stays_close():
+    encoder, clip = small(), noise(1.0)
+    expected = encoder.encode(clip, 16000).tokens
+    tokens = encoder.to(torch.bfloat16).encode(clip, 16000).tokens
+    assert tokens.dtype == torch.float32
+    assert torch.cosine_similarity(tokens, expected, dim=-1).min() > 0.99
+
+
+def test_unknown_config_values_are_refused():
+    with pytest.raises(ValueError, match="unknown target 'sd99'"):
+        AudioEncoderConfig(target="sd99")
+    with pytest.raises(ValueError, match="unknown HeadConfig fields \\['size'\\]"):
+        AudioEncoderConfig(head={"size": 3})
+    with pytest.raises(ValueError, match="head kind"):
+        AudioEncoderConfig(head={"kind": "linear"})
+    with pytest.raises(ValueError, match="multiple of num_heads"):
+        AudioEncoderConfig(head={"width": 30, "num_heads": 8})
+
+
+def test_backbone_weights_start_as_the_plain_models():
+    """Initialised like transformers' own: kaiming for the convolutions, not zeros, not copies."""
+    encoder = make_encoder("sd15", head="conv")
+    plain = Wav2Vec2BertModel(Wav2Vec2BertConfig(**encoder.config.backbone.to_dict()))
+    ours = encoder.backbone.encoder.layers[0].conv_module.pointwise_conv1.weight.std()
+    assert np.isclose(ours.item(), plain.encoder.layers[0].conv_module.pointwise_conv1.weight.std().item(), rtol=0.2)
+    assert encoder.head.adapter.layers[0].residual_conv.weight.std() > 0.01

@@ -1,0 +1,251 @@
+"""Sound to picture through the real diffusers pipeline of every target, small."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sounds import noise, sine
+
+from audio2img_core import AudioEncoder, AudioToImagePipeline
+from audio2img_core.conditioning import condition, to_diffusers
+from audio2img_core.devices import resolve_device, resolve_dtype
+from audio2img_core.text import encode_text
+
+TARGETS = ("sd15", "sd21", "sdxl", "mini")
+
+
+@pytest.fixture(scope="module")
+def pipes(tiny_folders):
+    made = {}
+
+    def pipe(target, **options):
+        key = (target, *options)
+        if key not in made:
+            folder = tiny_folders(target)
+            options = {name: folder / value for name, value in options.items()}
+            made[key] = AudioToImagePipeline.from_pretrained(folder / "encoder", folder / "diffusion", **options)
+        return made[key]
+
+    return pipe
+
+
+def pixels(image):
+    return np.asarray(image, dtype=float)
+
+
+CLIP = (sine(1.0), 16000)
+OTHER = (noise(1.0), 16000)
+PICTURE = Image.radial_gradient("L").convert("RGB")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_text_to_image(pipes, target):
+    pipe = pipes(target)
+    drawn = pipe(CLIP, steps=2, seed=3)
+    assert drawn.images[0].size == (128, 128) and drawn.seeds == [3]
+    assert type(pipe.diffusion).__name__ == (
+        "StableDiffusionXLPipeline" if target == "sdxl" else "StableDiffusionPipeline"
+    )
+    again = pipe(CLIP, steps=2, seed=3).images[0]
+    assert np.array_equal(pixels(drawn.images[0]), pixels(again))
+    other = pipe(OTHER, steps=2, seed=3).images[0]
+    assert not np.array_equal(pixels(drawn.images[0]), pixels(other))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_it_draws_what_the_diffusers_pipeline_draws_from_the_same_embeddings(pipes, target):
+    pipe = pipes(target)
+    arguments = to_diffusers(*condition(pipe.encode(CLIP)))
+    expected = pipe.diffusion(
+        **arguments, num_inference_steps=2, guidance_scale=4.0, generator=torch.Generator().manual_seed(5)
+    ).images[0]
+    assert np.array_equal(pixels(pipe(CLIP, steps=2, guidance=4.0, seed=5).images[0]), pixels(expected))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_image_to_image(pipes, target):
+    drawn = pipes(target)(CLIP, steps=4, seed=1, init_image=PICTURE, strength=0.5, size=(64, 48))
+    assert drawn.images[0].size == (64, 48)
+
+
+@pytest.mark.parametrize("target", ["sd15", "sd21", "sdxl"])
+def test_controlnet(pipes, target):
+    pipe = pipes(target, controlnet="controlnet")
+    assert "ControlNet" in type(pipe.diffusion).__name__
+    drawn = pipe(CLIP, steps=2, seed=1, control_image=PICTURE, size=(64, 64))
+    assert drawn.images[0].size == (64, 64)
+    both = pipe(CLIP, steps=4, seed=1, control_image=PICTURE, init_image=PICTURE, size=(64, 64))
+    assert not np.array_equal(pixels(both.images[0]), pixels(drawn.images[0]))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_text_weight_one_is_the_text_alone(pipes, target):
+    pipe = pipes(target)
+    positive, _ = pipe.condition(pipe.encode(CLIP), prompt="a piano", prompt_weight=1.0)
+    expected = encode_text(pipe.diffusion, "a piano")
+    torch.testing.assert_close(positive.tokens, expected.tokens)
+    sound, _ = pipe.condition(pipe.encode(CLIP))
+    mixed, _ = pipe.condition(pipe.encode(CLIP), prompt="a piano", prompt_weight=0.25)
+    torch.testing.assert_close(mixed.tokens, torch.lerp(sound.tokens, expected.tokens, 0.25))
+    if target == "sdxl":
+        torch.testing.assert_close(positive.pooled, expected.pooled)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_negative_is_the_teachers_empty_prompt_or_a_text(pipes, target):
+    pipe = pipes(target)
+    _, negative = pipe.condition(pipe.encode(CLIP))
+    torch.testing.assert_close(negative.tokens, encode_text(pipe.diffusion, "").tokens)
+    _, negative = pipe.condition(pipe.encode(CLIP), negative="blurry")
+    torch.testing.assert_close(negative.tokens, encode_text(pipe.diffusion, "blurry").tokens)
+    assert pipe(CLIP, steps=1, negative="blurry", prompt="a dog").images
+
+
+def test_text_alone_equals_the_diffusers_pipeline_with_that_prompt(pipes):
+    pipe = pipes("sd15")
+    ours = pipe(CLIP, prompt="a dog", prompt_weight=1.0, negative="a cat", steps=2, seed=4).images[0]
+    theirs = pipe.diffusion(
+        "a dog", negative_prompt="a cat", num_inference_steps=2, generator=torch.Generator().manual_seed(4)
+    ).images[0]
+    assert np.array_equal(pixels(ours), pixels(theirs))
+
+
+def test_a_batch_draws_what_each_clip_draws_alone(pipes):
+    pipe = pipes("sd15")
+    drawn = pipe([CLIP, OTHER], steps=2, seed=7, count=2)
+    assert drawn.seeds == [7, 8, 7, 8] and drawn.clips == [0, 0, 1, 1] and len(drawn.images) == 4
+    for i, sound in enumerate((CLIP, OTHER)):
+        alone = pipe(sound, steps=2, seed=7, count=2).images
+        for k in range(2):
+            difference = abs(pixels(drawn.images[2 * i + k]) - pixels(alone[k]))
+            assert difference.max() <= 1  # rounding of a batched product
+
+
+def test_sounds_come_as_files_tensors_comfy_audio_and_embeddings(pipes, examples):
+    pipe = pipes("sd15")
+    path = examples / "crow.flac"
+    from audio2img_core import load_audio
+
+    waveform, rate = load_audio(path)
+    expected = pixels(pipe(path, steps=1, seed=0).images[0])
+    for sound in (
+        str(path),
+        (waveform, rate),
+        {"waveform": waveform[None], "sample_rate": rate},
+        pipe.encode(path),
+        [path],
+    ):
+        assert np.array_equal(pixels(pipe(sound, steps=1, seed=0).images[0]), expected)
+
+
+def test_windows_kept_give_a_picture_each(pipes):
+    pipe = pipes("sd15")
+    drawn = pipe([(noise(15.0), 16000), CLIP], steps=1, windows="keep")
+    assert len(drawn.images) == 3 and drawn.clips == [0, 0, 1]
+    assert len(pipe((noise(15.0), 16000), steps=1, windows="join").images) == 1
+
+
+def test_on_step_counts_sampler_steps(pipes):
+    steps = []
+    pipes("sd21")(CLIP, steps=3, on_step=lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_seed_checkpoint_takes_bos_and_empty_prompt_from_the_diffusion_model(seed_folder, tiny_folders):
+    pipe = AudioToImagePipeline.from_pretrained(seed_folder, tiny_folders("sd21") / "diffusion")
+    positive, negative = pipe.condition(pipe.encode(CLIP))
+    empty = encode_text(pipe.diffusion, "").tokens
+    torch.testing.assert_close(negative.tokens, empty)
+    torch.testing.assert_close(positive.tokens[:, 0], empty[:, 0])
+    assert pipe(CLIP, steps=1).images
+
+
+def test_a_model_without_text_encoder_draws_sound_and_refuses_text(tiny_folders):
+    pipe = AudioToImagePipeline.from_pretrained(tiny_folders("sd15") / "encoder", tiny_folders("sd15") / "diffusion")
+    pipe.diffusion.register_modules(text_encoder=None, tokenizer=None)
+    assert pipe(CLIP, steps=1).images
+    with pytest.raises(ValueError, match="text encoder"):
+        pipe(CLIP, steps=1, prompt="a dog")
+
+
+def test_the_default_pair_says_that_it_is_untrained(caplog):
+    from audio2img_core import mini
+
+    mini._warn.cache_clear()
+    pipe = AudioToImagePipeline.from_pretrained()
+    assert pipe(CLIP, steps=1).images
+    assert [r.message for r in caplog.records if "untrained" in r.message].__len__() == 1
+
+
+@pytest.mark.parametrize(("encoder", "diffusion"), [("sd15", "sd21"), ("sd21", "sdxl"), ("sdxl", "sd15")])
+def test_a_target_that_does_not_fit_is_refused_before_anything_is_loaded(tiny_folders, monkeypatch, encoder, diffusion):
+    monkeypatch.setattr(AudioEncoder, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=f"trained for '{encoder}'.*an encoder for '{diffusion}' would fit"):
+        AudioToImagePipeline.from_pretrained(tiny_folders(encoder) / "encoder", tiny_folders(diffusion) / "diffusion")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"guidance": -1.0}, "guidance"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"count": 0}, "count"),
+        ({"size": (100, 64)}, "multiples of 8"),
+        ({"prompt": "x", "prompt_weight": 2.0}, "between 0 and 1"),
+        ({"sound_strength": -1.0}, "strength"),
+        ({"windows": "first"}, "windows"),
+        ({"init_image": PICTURE, "strength": 0.0}, "strength"),
+        ({"control_image": PICTURE}, "needs a ControlNet"),
+        ({"duration": -1.0}, "duration"),
+    ],
+)
+def test_impossible_values_are_refused(pipes, examples, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipes("sd15")(examples / "crow.flac", **{"steps": 1, **options})
+
+
+def test_a_controlnet_without_its_picture_is_refused(pipes):
+    with pytest.raises(ValueError, match="needs a control image"):
+        pipes("sd15", controlnet="controlnet")(CLIP, steps=1)
+
+
+def test_diffusion_models_that_are_none(tmp_path, tiny_folders):
+    from audio2img_core.diffusion import load_diffusion
+
+    for name in ("nothing", "/nothing/here", "./x.safetensors"):
+        with pytest.raises(FileNotFoundError, match="no such diffusion model"):
+            load_diffusion(name)
+    (tmp_path / "model.ckpt").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="pickle"):
+        load_diffusion(tmp_path / "model.ckpt")
+    (tmp_path / "text.safetensors").write_text("text")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_diffusion(tmp_path / "text.safetensors")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_diffusion(tiny_folders("sd15") / "encoder")
+    with pytest.raises(ValueError, match="no ControlNet"):
+        load_diffusion("mini", controlnet=tiny_folders("sd15") / "controlnet")
+    with pytest.raises(FileNotFoundError, match="no such ControlNet"):
+        load_diffusion(tiny_folders("sd15") / "diffusion", controlnet="/nothing")
+
+
+def test_devices_and_dtypes():
+    assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="no device 'cuda:77' on this machine: choose one of .*cpu"):
+        resolve_device("cuda:77")
+    with pytest.raises(ValueError, match="no device 'gpu'"):
+        resolve_device("gpu")
+    cpu = torch.device("cpu")
+    assert resolve_dtype(None, cpu) == torch.float32 and resolve_dtype("bfloat16", cpu) == torch.bfloat16
+    with pytest.raises(ValueError, match="float16 is for GPUs"):
+        resolve_dtype("float16", cpu)
+    with pytest.raises(ValueError, match="unknown dtype"):
+        resolve_dtype("int3", cpu)
+
+
+def test_bfloat16_draws(tiny_folders):
+    folder = tiny_folders("sd15")
+    pipe = AudioToImagePipeline.from_pretrained(folder / "encoder", folder / "diffusion", dtype="bfloat16")
+    assert pipe.diffusion.unet.dtype == torch.bfloat16
+    assert pipe(CLIP, steps=1, seed=0).images[0].size == (128, 128)

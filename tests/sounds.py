@@ -1,0 +1,113 @@
+"""Sounds made on the spot, and files of them, for tests."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+_CODECS = {
+    ".wav": "pcm_s16le",
+    ".flac": "flac",
+    ".mp3": "mp3",
+    ".ogg": "vorbis",
+    ".opus": "libopus",
+    ".m4a": "aac",
+    ".mp4": "aac",
+    ".mkv": "aac",
+    ".webm": "libopus",
+}
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+_VIDEO = {".mp4": "mpeg4", ".mkv": "mpeg4", ".webm": "libvpx"}
+
+
+def sine(seconds: float, rate: int = 16_000, freq: float = 440.0) -> Tensor:
+    """[T] float32, amplitude 0.5."""
+    time = torch.arange(round(seconds * rate), dtype=torch.float64) / rate
+    return (0.5 * torch.sin(2 * math.pi * freq * time)).float()
+
+
+def noise(seconds: float, rate: int = 16_000, seed: int = 0) -> Tensor:
+    """[T] float32, white, standard deviation 0.1."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(round(seconds * rate), generator=generator)
+
+
+def write_audio(
+    path: str | os.PathLike,
+    waveform: Tensor,
+    rate: int,
+    codec: str | None = None,
+    *,
+    video: bool = False,
+    options: dict[str, str] | None = None,
+) -> pathlib.Path:
+    """Write [T] or [C, T] float in -1..1; the suffix decides the container, and the codec if None.
+
+    `video` adds a small moving picture (mp4, mkv, webm). `options` go to the container.
+    """
+    path = pathlib.Path(path)
+    samples = np.atleast_2d(waveform.detach().cpu().numpy().astype(np.float32))
+    codec = codec or _CODECS[path.suffix]
+    with (
+        open(path, "wb") as file,
+        av.open(file, "w", format=_format(path), options=options or {}) as container,
+    ):
+        layout = _LAYOUTS.get(len(samples), f"{len(samples)}c")
+        # FFmpeg's own vorbis encoder counts as experimental.
+        stream = container.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental"})
+        picture = container.add_stream(_VIDEO[path.suffix], rate=10) if video else None
+        stream.bit_rate = 64_000 * len(samples)
+        if picture is not None:
+            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+        size = stream.codec_context.frame_size or 4096
+        pictures = 0
+        for begin in range(0, samples.shape[1], size):
+            while picture is not None and pictures * rate < begin * 10:
+                _encode_picture(container, picture, pictures)
+                pictures += 1
+            frame = _frame(samples[:, begin : begin + size], stream, rate)
+            frame.pts, frame.time_base = begin, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if picture is not None:
+            container.mux(picture.encode(None))
+    return path
+
+
+def _format(path: pathlib.Path) -> str:
+    return {".m4a": "ipod", ".mkv": "matroska"}.get(path.suffix, path.suffix[1:])
+
+
+def _frame(samples: np.ndarray, stream: av.AudioStream, rate: int) -> av.AudioFrame:
+    """[C, T] float as a frame in the sample format of the encoder."""
+    name = stream.codec_context.format.name
+    kind = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}[
+        name.rstrip("p")
+    ]
+    if kind == np.uint8:
+        samples = np.clip(np.round(samples * 128.0) + 128, 0, 255)
+    elif np.issubdtype(kind, np.integer):
+        full = 2.0 ** (8 * np.dtype(kind).itemsize - 1)
+        samples = np.clip(np.round(samples * full), -full, full - 1)
+    samples = samples.astype(kind)
+    if not name.endswith("p"):
+        samples = samples.T.reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=name, layout=stream.layout.name)
+    frame.sample_rate = rate
+    return frame
+
+
+def _encode_picture(container: av.container.OutputContainer, stream: av.VideoStream, index: int) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, index % 64] = 255
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    frame.pts, frame.time_base = index, Fraction(1, 10)
+    container.mux(stream.encode(frame))
