@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import mini
-from .audio import SAMPLE_RATE, load_audio, prepare, read_audio_mapping
+from .audio import SAMPLE_RATE, load_audio, read_audio_mapping, resample
 from .checkpoint import read_config
 from .conditioning import Conditioning, blend, condition, null_conditioning, to_diffusers
 from .config import AudioEncoderConfig
@@ -175,8 +175,8 @@ class AudioToImagePipeline:
     ) -> AudioEmbeddings:
         """What the encoder hears in one or more sounds; see `__call__` for what a sound can be."""
         several = isinstance(sounds, Sequence) and not isinstance(sounds, (str, tuple))
-        clips = [self._read(sound, start, duration) for sound in (sounds if several else [sounds])]
-        return self.encoder.encode([row for clip in clips for row in clip], SAMPLE_RATE, on_step=on_step)
+        clips = [clip for sound in (sounds if several else [sounds]) for clip in _read(sound, start, duration)]
+        return self.encoder.encode(clips, SAMPLE_RATE, on_step=on_step)
 
     def condition(
         self,
@@ -200,14 +200,6 @@ class AudioToImagePipeline:
             text = encode_text(self.diffusion, prompt).to(device)
             positive = blend(positive, text, prompt_weight, mode=blend_mode)
         return positive, encode_text(self.diffusion, negative).to(device) if negative else empty
-
-    def _read(self, sound: Sound, start: float, duration: float | None) -> Tensor:
-        """[B, T] mono 16 kHz."""
-        if isinstance(sound, Mapping):
-            return prepare(*read_audio_mapping(sound))
-        if isinstance(sound, tuple):
-            return prepare(*sound)
-        return prepare(*load_audio(sound, start=start, duration=duration))
 
     def _sampler_options(
         self,
@@ -244,6 +236,18 @@ class AudioToImagePipeline:
         if size is not None and (init_image is None or has_controlnet):
             options |= {"width": size[0], "height": size[1]}
         return options
+
+
+def _read(sound: Sound, start: float, duration: float | None) -> list[Tensor]:
+    """The clips of a sound at 16 kHz, each [T] or [C, T]."""
+    if isinstance(sound, Mapping):
+        waveform, rate = read_audio_mapping(sound)
+    elif isinstance(sound, tuple):
+        waveform, rate = sound
+    else:
+        waveform, rate = load_audio(sound, start=start, duration=duration)
+    waveform = resample(waveform, rate, SAMPLE_RATE)
+    return list(waveform) if waveform.ndim == 3 else [waveform]
 
 
 def _sized(image: Any, size: tuple[int, int] | None) -> Any:

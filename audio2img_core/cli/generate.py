@@ -128,7 +128,10 @@ def picture_name(output: Path, sound: Path, sounds: list[Path], suffix: str, sin
 
 def settings(arguments: argparse.Namespace, sound: Path, seed: int) -> dict[str, Any]:
     """What the picture was made with, as its metadata tell."""
-    left_out = ("inputs", "output", "run", "command", "debug", "count", "seed")
+    left_out = {"inputs", "output", "run", "command", "debug", "count", "seed"}
+    for option, its_own in (("prompt", "prompt_weight"), ("init_image", "strength"), ("controlnet", "control_scale")):
+        if getattr(arguments, option) is None:
+            left_out.add(its_own)
     options = {name: value for name, value in vars(arguments).items() if name not in left_out and value is not None}
     return {"audio2img": __version__, "sound": sound.name, "seed": seed, **options}
 

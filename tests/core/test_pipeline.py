@@ -74,6 +74,8 @@ def test_controlnet(pipes, target):
     assert "ControlNet" in type(pipe.diffusion).__name__
     drawn = pipe(CLIP, steps=2, seed=1, control_image=PICTURE, size=(64, 64))
     assert drawn.images[0].size == (64, 64)
+    other = pipe(CLIP, steps=2, seed=1, control_image=Image.linear_gradient("L"), size=(64, 64))
+    assert not np.array_equal(pixels(other.images[0]), pixels(drawn.images[0]))
     both = pipe(CLIP, steps=4, seed=1, control_image=PICTURE, init_image=PICTURE, size=(64, 64))
     assert not np.array_equal(pixels(both.images[0]), pixels(drawn.images[0]))
 

@@ -1,0 +1,392 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+import wave
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sounds import noise, sine, write_audio
+
+from audio2img_core.cli import main
+
+
+@pytest.fixture
+def run(capfd):
+    """Arguments -> (exit code, stdout, stderr) of a run in this process."""
+
+    def call(*arguments):
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def models(tiny_folders):
+    """Arguments that name the tiny models of a target."""
+
+    def name(target):
+        folder = tiny_folders(target)
+        return "--encoder", folder / "encoder", "--diffusion", folder / "diffusion"
+
+    return name
+
+
+def test_the_readmes_command_in_a_process_of_its_own(examples, tmp_path):
+    command = [sys.executable, "-m", "audio2img_core.cli", "generate", examples / "piano.flac", "-o", "out.png"]
+    environment = {**os.environ, "PYTHONPATH": str(examples.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "out.png\n"
+    assert len(done.stderr.splitlines()) == 1 and "untrained" in done.stderr
+    assert Image.open(tmp_path / "out.png").size == (128, 128)
+
+
+@pytest.mark.parametrize("target", ["sd15", "sd21", "sdxl"])
+def test_init_then_generate(run, examples, tmp_path, target):
+    assert run("init", tmp_path / "m", "--target", target, "--size", "tiny")[0] == 0
+    options = ["--encoder", tmp_path / "m/encoder", "--diffusion", tmp_path / "m/diffusion", "--steps", 2, "--seed", 1]
+    for name in ("piano", "crow", "guitar", "cymbal", "choir"):
+        code, out, err = run("generate", examples / f"{name}.flac", "-o", tmp_path / f"{name}.png", *options)
+        assert (code, err) == (0, ""), err
+        assert Image.open(tmp_path / f"{name}.png").size == (128, 128)
+    pictures = [np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("piano", "crow")]
+    assert not np.array_equal(*pictures)
+
+
+def test_a_picture_carries_its_settings(run, examples, tmp_path, models):
+    path = tmp_path / "out.png"
+    assert run("generate", examples / "crow.flac", "-o", path, *models("sd15"), "--steps", 2, "--seed", 9,
+               "--prompt", "a bird ☃", "--prompt-weight", 0.3, "--duration", 0.4)[0] == 0  # fmt: skip
+    code, out, _ = run("info", path, "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["sound"] == "crow.flac" and facts["seed"] == 9 and facts["prompt"] == "a bird ☃"
+    assert facts["steps"] == 2 and facts["duration"] == 0.4 and facts["prompt_weight"] == 0.3
+    assert "strength" not in facts
+    assert "a bird ☃" in run("info", path)[1]
+
+
+def test_a_seed_draws_the_same_picture_again_and_options_matter(run, examples, tmp_path, models):
+    base = ["generate", examples / "crow.flac", *models("sd15"), "--steps", 2, "--seed", 4]
+
+    def pixels(name, *options):
+        assert run(*base, "-o", tmp_path / name, *options)[0] == 0
+        return np.asarray(Image.open(tmp_path / name))
+
+    plain = pixels("a.png")
+    assert np.array_equal(plain, pixels("b.png"))
+    for i, options in enumerate(
+        [
+            ("--prompt", "dog"),
+            ("--negative", "dog"),
+            ("--guidance", 1),
+            ("--steps", 3),
+            ("--seed", 5),
+            ("--start", 0.2),
+            ("--duration", 0.1),
+            ("--sound-strength", 0.2),
+            ("--dtype", "bfloat16"),
+        ]
+    ):
+        assert not np.array_equal(plain, pixels(f"{i}.png", *options)), options
+
+
+def test_sizes_init_images_and_controlnets(run, examples, tmp_path, models, tiny_folders):
+    Image.radial_gradient("L").save(tmp_path / "in.jpg")
+    base = ["generate", examples / "crow.flac", *models("sd15"), "--steps", 4, "--seed", 4, "--size", "64x32"]
+    net = ["--controlnet", tiny_folders("sd15") / "controlnet", "--control-image", tmp_path / "in.jpg"]
+    seen = []
+    for i, options in enumerate(
+        [[], ["--init-image", tmp_path / "in.jpg", "--strength", 0.5], net, [*net, "--init-image", tmp_path / "in.jpg"]]
+    ):
+        code, _, err = run(*base, "-o", tmp_path / f"{i}.png", *options)
+        assert code == 0, err
+        image = Image.open(tmp_path / f"{i}.png")
+        assert image.size == (64, 32)
+        seen.append(image.tobytes())
+    assert len(set(seen)) == 4
+
+
+def test_a_folder_in_pictures_out(run, examples, tmp_path, models):
+    sounds = tmp_path / "sounds"
+    (sounds / "more").mkdir(parents=True)
+    write_audio(sounds / "a.wav", noise(0.3), 16000)
+    write_audio(sounds / "more" / "a.wav", sine(0.3), 16000)
+    write_audio(sounds / "b.mp4", sine(0.5, rate=44100), 44100, video=True)
+    (sounds / "notes.txt").write_text("no sound")
+    out = tmp_path / "pictures"
+    code, stdout, _ = run("generate", sounds, "-o", out, *models("sd15"), "--steps", 1, "--seed", 7, "--count", 2)
+    names = sorted(p.name for p in out.iterdir())
+    assert code == 0
+    assert names == ["a-1-7.png", "a-1-8.png", "a-2-7.png", "a-2-8.png", "b-7.png", "b-8.png"]
+    assert len(stdout.splitlines()) == 6
+    code, stdout, _ = run(
+        "generate", sounds / "a.wav", "-o", tmp_path / "x.png", *models("sd15"), "--steps", 1, "--seed", 7, "--count", 2
+    )
+    assert code == 0 and sorted(p.name for p in tmp_path.glob("x*")) == ["x-a-7.png", "x-a-8.png"]
+
+
+def test_kept_windows_give_a_picture_each(run, tmp_path, models):
+    write_audio(tmp_path / "long.wav", noise(15.0), 16000)
+    code, out, err = run("generate", tmp_path / "long.wav", "-o", tmp_path / "o", *models("sd15"), "--steps", 1,
+                         "--seed", 0, "--windows", "keep")  # fmt: skip
+    assert code == 0, err
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["long-w0-0.png", "long-w1-0.png"]
+
+
+def test_one_bad_sound_among_good_ones(run, tmp_path, models):
+    write_audio(tmp_path / "a.wav", noise(0.3), 16000)
+    (tmp_path / "b.wav").write_text("this is text")
+    write_audio(tmp_path / "c.wav", noise(0.3), 16000)
+    code, _, err = run("generate", tmp_path, "-o", tmp_path / "o", *models("sd15"), "--steps", 1, "--seed", 0)
+    assert code == 2 and len(err.splitlines()) == 1 and "b.wav" in err
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["a-0.png", "c-0.png"]
+
+
+def bad_files(folder):
+    """Name -> words that the error must hold."""
+    (folder / "folder.wav").mkdir()
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("hello, this is text\n" * 50)
+    Image.new("RGB", (64, 64)).save(folder / "picture.png")
+    samples = torch.full((1600,), 0.1)
+    samples[7] = float("nan")
+    write_audio(folder / "nan.wav", samples, 16000, codec="pcm_f32le")
+    write_audio(folder / "short.wav", noise(0.5), 16000)
+    with wave.open(str(folder / "none.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+    return {
+        "missing.wav": "no such file",
+        "folder.wav": "no sound in this folder",
+        "empty.wav": "empty",
+        "text.wav": "text.wav",
+        "picture.png": "audio",
+        "nan.wav": "NaN",
+        "none.wav": "none.wav",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["missing.wav", "folder.wav", "empty.wav", "text.wav", "picture.png", "nan.wav", "none.wav"]
+)
+def test_bad_files_get_one_line_and_leave_nothing(run, tmp_path, name):
+    words = bad_files(tmp_path)[name]
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run("generate", tmp_path / name, "-o", tmp_path / "out.png", "--steps", 1)
+    errors = [line for line in err.splitlines() if "untrained" not in line]
+    assert code == 2 and out == ""
+    assert len(errors) == 1 and errors[0].startswith("audio2img: error: ")
+    assert name in errors[0] and words in errors[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--start", "0.5"], ["0.5", "short.wav"]),
+        (["--start", "-1"], ["start"]),
+        (["--duration", "0"], ["duration"]),
+        (["--encoder", "nowhere.safetensors"], ["nowhere.safetensors", "no such encoder"]),
+        (["--diffusion", "/nowhere"], ["/nowhere", "no such diffusion model"]),
+        (["--device", "cuda:99"], ["cuda:99", "cpu"]),
+        (["--dtype", "float16", "--device", "cpu"], ["float16"]),
+        (["--steps", "0"], ["steps"]),
+        (["--size", "100x64"], ["100x64"]),
+        (["--size", "big"], ["big", "WIDTHxHEIGHT"]),
+        (["--init-image", "nothing.png"], ["nothing.png", "no such picture"]),
+        (["--init-image", "short.wav"], ["short.wav", "not a picture"]),
+        (["--count", "0"], ["count"]),
+        (["--sound-strength", "nan"], ["strength"]),
+        (["--windows", "first"], ["first", "average"]),
+        (["--prompt", "x", "--prompt-weight", "3"], ["3", "between 0 and 1"]),
+        (["--control-image", "in.png"], ["ControlNet"]),
+        (["-o", "out.gif"], ["out.gif", ".png"]),
+    ],
+)
+def test_bad_options_get_one_line_and_leave_nothing(run, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    bad_files(tmp_path)
+    Image.new("RGB", (64, 64)).save("in.png")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run("generate", "short.wav", "-o", "out.png", *options)
+    lines = [line for line in err.splitlines() if "untrained" not in line and not line.startswith(("usage:", " "))]
+    assert code == 2 and out == "" and len(lines) == 1
+    assert all(word in lines[0] for word in words), lines
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_target_that_does_not_fit(run, examples, tmp_path, models):
+    encoder, diffusion = models("sd15")[1], models("sdxl")[3]
+    code, _, err = run(
+        "generate", examples / "crow.flac", "-o", tmp_path / "o.png", "--encoder", encoder, "--diffusion", diffusion
+    )
+    assert code == 2 and "'sd15'" in err and "'sdxl'" in err and not (tmp_path / "o.png").exists()
+
+
+def test_an_output_folder_that_cannot_be_written(run, examples, tmp_path):
+    (tmp_path / "file").write_text("a file, no folder")
+    for output in (tmp_path / "file" / "out.png", tmp_path / "file" / "folder", "/proc/nowhere/out.png"):
+        code, _, err = run("generate", examples / "crow.flac", "-o", output)
+        assert code == 2 and len(err.splitlines()) == 1 and "cannot be written" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_silence_and_a_truncated_file_work_with_a_warning(run, tmp_path, models):
+    write_audio(tmp_path / "silence.wav", torch.zeros(8000), 16000)
+    write_audio(tmp_path / "cut.wav", noise(3.0), 16000)
+    whole = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 3])
+    for name, words in (("silence.wav", ["silen"]), ("cut.wav", ["cut.wav", "1.0", "3.0"])):
+        code, _, err = run("generate", tmp_path / name, "-o", tmp_path / "o.png", *models("sd15"), "--steps", 1)
+        assert code == 0 and len(err.splitlines()) == 1, err
+        assert all(word in err for word in words), err
+
+
+def test_a_traceback_only_with_debug(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["generate", str(tmp_path / "none.wav"), "--debug"])
+
+
+def test_encode(run, examples, tmp_path, models):
+    output = tmp_path / "e.safetensors"
+    arguments = ["encode", examples, "-o", output, *models("sdxl")[:2]]
+    assert run(*arguments)[0] == 0
+    tensors = load_file(output)
+    name = (examples / "crow.flac").as_posix()
+    assert len(tensors) == 10
+    assert tensors[f"{name}/tokens"].shape == (1, 76, 2048) and tensors[f"{name}/pooled"].shape == (1, 1280)
+    with safe_open(output, "pt") as opened:
+        index = json.loads(opened.metadata()["audio2img_embeddings"])
+    assert index["settings"]["target"] == "sdxl" and index["sounds"][name]["durations"] == [0.46]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.safetensors"]
+
+
+def test_encode_gives_what_the_library_gives(run, examples, tmp_path, models):
+    from audio2img_core import AudioEncoder, load_audio
+
+    assert run("encode", examples / "piano.flac", "-o", tmp_path / "e.safetensors", *models("sd15")[:2])[0] == 0
+    encoder = AudioEncoder.from_pretrained(models("sd15")[1])
+    expected = encoder.encode(*load_audio(examples / "piano.flac")).tokens
+    tokens = load_file(tmp_path / "e.safetensors")[f"{(examples / 'piano.flac').as_posix()}/tokens"]
+    assert torch.equal(tokens, expected)
+
+
+def test_encode_goes_on_where_it_was_stopped(run, examples, tmp_path, models, monkeypatch):
+    from audio2img_core import bulk
+
+    output = tmp_path / "e.safetensors"
+    arguments = ["encode", examples, "-o", output, *models("sd15")[:2]]
+    encoded = []
+    real = bulk.EmbeddingStore.add
+
+    def add(self, sound, **options):
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        encoded.append(sound.name)
+        real(self, sound, **options)
+
+    monkeypatch.setattr(bulk.EmbeddingStore, "add", add)
+    code, _, err = run(*arguments)
+    assert code == 130 and "interrupted" in err and not output.exists()
+    assert len(list((tmp_path / "e.safetensors.partial").iterdir())) == 3
+    # What a kill in the middle of a write leaves behind is not taken for a whole file.
+    (tmp_path / "e.safetensors.partial" / ".half.safetensors").write_bytes(b"half")
+    monkeypatch.setattr(bulk.EmbeddingStore, "add", lambda self, s, **o: (encoded.append(s.name), real(self, s, **o)))
+    code, _, err = run(*arguments)
+    assert code == 0 and "3 of 5 sounds are encoded already" in err
+    assert sorted(encoded) == sorted(p.name for p in examples.glob("*.flac"))
+    assert len(load_file(output)) == 5 and sorted(p.name for p in tmp_path.iterdir()) == ["e.safetensors"]
+
+
+def test_encode_adds_new_and_changed_sounds(run, tmp_path, models):
+    sounds, output = tmp_path / "s", tmp_path / "e.safetensors"
+    sounds.mkdir()
+    write_audio(sounds / "a.wav", noise(0.3), 16000)
+    assert run("encode", sounds, "-o", output, *models("sd15")[:2])[0] == 0
+    before = load_file(output)[f"{sounds.as_posix()}/a.wav/tokens"]
+    write_audio(sounds / "b.wav", noise(0.3, seed=2), 16000)
+    write_audio(sounds / "a.wav", sine(0.4), 16000)
+    assert run("encode", sounds, "-o", output, *models("sd15")[:2])[0] == 0
+    tensors = load_file(output)
+    assert len(tensors) == 2 and not torch.equal(tensors[f"{sounds.as_posix()}/a.wav/tokens"], before)
+
+
+def test_encode_refuses_to_mix_encoders_and_settings(run, examples, tmp_path, models):
+    output = tmp_path / "e.safetensors"
+    sound = examples / "crow.flac"
+    assert run("encode", sound, "-o", output, *models("sd15")[:2])[0] == 0
+    before = output.read_bytes()
+    for options, word in ((models("sd21")[:2], "encoder"), ((*models("sd15")[:2], "--average"), "average")):
+        code, _, err = run("encode", sound, "-o", output, *options)
+        assert code == 2 and f"made with another {word}" in err
+    assert output.read_bytes() == before
+
+
+def test_encode_of_nothing_that_can_be_read(run, tmp_path, models):
+    (tmp_path / "a.wav").write_text("text")
+    code, out, err = run("encode", tmp_path / "a.wav", "-o", tmp_path / "e.safetensors", *models("sd15")[:2])
+    assert code == 2 and "none of the 1 sounds" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_convert_round_trip(run, examples, tmp_path, models):
+    from audio2img_core import AudioEncoder
+
+    folder = models("sd21")[1]
+    assert run("convert", folder, tmp_path / "one.safetensors")[0] == 0
+    assert run("convert", tmp_path / "one.safetensors", tmp_path / "again")[0] == 0
+    a, b = (AudioEncoder.from_pretrained(p).state_dict() for p in (folder, tmp_path / "again"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    code, _, err = run("convert", folder, tmp_path / "again")
+    assert code == 2 and "exists already" in err
+    assert run("convert", folder, tmp_path / "half.safetensors", "--dtype", "float16")[0] == 0
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "one.safetensors").stat().st_size
+    code, out, _ = run("info", tmp_path / "half.safetensors", "--json")
+    assert json.loads(out)["dtype"] == "F16" and json.loads(out)["form"] == "single file"
+
+
+def test_convert_gives_a_seed_checkpoint_its_empty_prompt(run, tmp_path, seed_folder, models):
+    from audio2img_core import AudioEncoder
+
+    output = tmp_path / "seed.safetensors"
+    assert run("convert", seed_folder, output, "--diffusion", models("sd21")[3])[0] == 0
+    encoder = AudioEncoder.from_pretrained(output)
+    assert torch.equal(encoder.null_tokens, AudioEncoder.from_pretrained(models("sd21")[1]).null_tokens)
+    assert "carried" in run("info", output)[1]
+    code, _, err = run("convert", seed_folder, tmp_path / "no.safetensors", "--diffusion", models("sd15")[3])
+    assert code == 2 and "'sd21'" in err and not (tmp_path / "no.safetensors").exists()
+
+
+def test_info(run, models, seed_folder):
+    code, out, _ = run("info", models("sdxl")[1])
+    assert code == 0
+    for words in ("sdxl", "10 s every 10 s", "76 x 2048", "1280", "carried", "2 layers x 32", "parameters", "training"):
+        assert words in out
+    assert "47 x 1024" in run("info", seed_folder)[1]
+    code, _, err = run("info", "/nothing")
+    assert code == 2 and "no such encoder" in err
+
+
+def test_init_refuses_to_overwrite(run, tmp_path):
+    (tmp_path / "encoder").mkdir()
+    code, _, err = run("init", tmp_path, "--target", "sd15")
+    assert code == 2 and "exists already" in err and list((tmp_path / "encoder").iterdir()) == []
+
+
+def test_help(run):
+    for command in ([], ["generate"], ["encode"], ["info"], ["convert"], ["init"]):
+        code, out, _ = run(*command, "--help")
+        assert code == 0 and "usage: audio2img" in out
+    assert run("--version")[1].startswith("audio2img 0.")
