@@ -45,9 +45,7 @@ def load_diffusion(
         if path.is_file():
             diffusion = _load_single_file(path, dtype)
         else:
-            diffusion = DiffusionPipeline.from_pretrained(
-                str(path), use_safetensors=True, torch_dtype=dtype
-            )
+            diffusion = DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, torch_dtype=dtype)
         net = None
         if net_path is not None:
             net = ControlNetModel.from_pretrained(str(net_path), use_safetensors=True, torch_dtype=dtype)

@@ -145,9 +145,8 @@ def _unet_config(target: str, size: str) -> dict[str, Any]:
     }
     if target == "sdxl":
         # The time embedding also sees the pooled prompt and six numbers of size and crop.
-        time_dim = 256 if size == "full" else 8
-        config |= {"addition_embed_type": "text_time", "addition_time_embed_dim": time_dim}
-        config |= {"projection_class_embeddings_input_dim": 1280 + 6 * time_dim}
+        config |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
+        config |= {"projection_class_embeddings_input_dim": 1280 + 6 * 256}
     if size == "tiny" or target == "mini":
         config |= {
             "sample_size": 16,
@@ -156,7 +155,6 @@ def _unet_config(target: str, size: str) -> dict[str, Any]:
             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
             "attention_head_dim": 8,
-            "norm_num_groups": 8,
         }
     elif target == "sdxl":
         config |= {

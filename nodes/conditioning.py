@@ -50,9 +50,7 @@ class AudioToConditioning:
             "optional": {
                 "clip": (
                     "CLIP",
-                    {
-                        "tooltip": "For encoders that carry no empty prompt, such as the original project's."
-                    },
+                    {"tooltip": "For encoders that carry no empty prompt, such as the original project's."},
                 ),
             },
         }

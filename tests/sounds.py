@@ -50,11 +50,15 @@ def write_audio(
 ) -> pathlib.Path:
     """Write [T] or [C, T] float in -1..1; the suffix decides the container, and the codec if None.
 
-    `video` adds a small moving picture (mp4, mkv, webm). `options` go to the container.
+    FFmpeg's own Vorbis encoder (.ogg) is rough and stereo only: a single channel is written twice. Opus
+    (.opus, .webm) takes 8, 12, 16, 24 and 48 kHz and is always read back at 48. `video` adds a small moving
+    picture (mp4, mkv, webm). `options` go to the container.
     """
     path = pathlib.Path(path)
     samples = np.atleast_2d(waveform.detach().cpu().numpy().astype(np.float32))
     codec = codec or _CODECS[path.suffix]
+    if codec == "vorbis" and len(samples) == 1:
+        samples = samples.repeat(2, axis=0)
     with (
         open(path, "wb") as file,
         av.open(file, "w", format=_format(path), options=options or {}) as container,
@@ -89,9 +93,7 @@ def _format(path: pathlib.Path) -> str:
 def _frame(samples: np.ndarray, stream: av.AudioStream, rate: int) -> av.AudioFrame:
     """[C, T] float as a frame in the sample format of the encoder."""
     name = stream.codec_context.format.name
-    kind = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}[
-        name.rstrip("p")
-    ]
+    kind = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}[name.rstrip("p")]
     if kind == np.uint8:
         samples = np.clip(np.round(samples * 128.0) + 128, 0, 255)
     elif np.issubdtype(kind, np.integer):

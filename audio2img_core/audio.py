@@ -1,0 +1,153 @@
+"""Sound files in, waveforms out: loading, mixing to mono, and the checks on audio from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import describe, positive_int
+from .decoding import ALLOWED, SEEK_FROM, Reader, one_line, open_container, open_file
+from .resampling import resample
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATE = 16_000  # what the encoders expect
+
+
+def load_audio(
+    path: str | os.PathLike | BinaryIO,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    sample_rate: int | None = SAMPLE_RATE,
+) -> tuple[Tensor, int]:
+    """Decode a sound file, or the sound of a video file, or a part of it.
+
+    Only the part asked for is decoded: FFmpeg seeks a little before `start`, and samples are dropped by their
+    timestamps, so that the result is a slice of the whole. A file that is damaged or shorter than its header
+    says gives what can be decoded and one logged warning (Ogg's header says nothing of its length).
+
+    Args:
+        path: a local file, or a seekable binary file object (read from its beginning, left open).
+        start: seconds from the beginning.
+        duration: seconds at most; None = to the end.
+        sample_rate: Hz of the result; None = the file's own.
+
+    Returns:
+        waveform [C, T] float32 on the CPU, nominally in -1..1, with the file's channels, and its rate in Hz.
+
+    Raises:
+        FileNotFoundError, PermissionError: the path cannot be opened.
+        ValueError: an argument is out of range, the file is not decodable sound, it refers to other files,
+            `start` is at or past its end, or it holds NaN or infinite samples.
+    """
+    if not (math.isfinite(start) and start >= 0):
+        raise ValueError(f"start must be a finite number of seconds >= 0, not {start!r}")
+    if duration is not None and not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"duration must be None or a finite number of seconds > 0, not {duration!r}")
+    if sample_rate is not None:
+        sample_rate = positive_int(sample_rate, "sample_rate")
+    with contextlib.ExitStack() as stack:
+        file, name = open_file(path, stack)
+        others: list[str] = []
+        try:
+            for seeking in (True, False) if start >= SEEK_FROM else (False,):
+                file.seek(0)
+                with open_container(file, others) as container:
+                    part = Reader(container, file, name).read(start, duration, seeking=seeking)
+                if part is not None:
+                    samples, rate = part
+                    break
+        except av.error.FFmpegError as error:
+            if others:
+                raise ValueError(
+                    one_line(f"{name} refers to another file, {others[0]!r}; allowed: {ALLOWED}")
+                ) from error
+            raise ValueError(one_line(f"{name} cannot be decoded ({error.strerror}); allowed: {ALLOWED}")) from error
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name} holds NaN or infinite samples; allowed: finite samples")
+    waveform = torch.from_numpy(samples)
+    if sample_rate is None or sample_rate == rate:
+        return waveform, rate
+    return resample(waveform, rate, sample_rate), sample_rate
+
+
+def to_mono(waveform: Tensor) -> Tensor:
+    """Mean over channels: [..., C, T] float -> [..., T] of the same dtype.
+
+    Raises:
+        ValueError: fewer than two dimensions, no channel, or not float.
+    """
+    if waveform.ndim < 2 or waveform.shape[-2] == 0 or not waveform.is_floating_point():
+        raise ValueError(f"waveform must be float [..., C, T] with C >= 1, not {describe(waveform)}")
+    return waveform.mean(dim=-2)
+
+
+def read_audio_mapping(audio: Mapping | None) -> tuple[Tensor, int]:
+    """Check ComfyUI's AUDIO, which may be a lazy mapping.
+
+    Args:
+        audio: a mapping with "waveform", float [B, C, T], and "sample_rate", an integer in Hz.
+
+    Returns:
+        waveform [B, C, T] float32 and the sample rate in Hz.
+
+    Raises:
+        ValueError: None, not a mapping, a key is missing, or a value is not what it should be.
+    """
+    if audio is None:
+        raise ValueError("no audio (None): the video or file has no sound; allowed: AUDIO with a waveform")
+    if not isinstance(audio, Mapping):
+        raise ValueError(f"audio must be a mapping with waveform and sample_rate, not {type(audio).__name__}")
+    try:
+        waveform, sample_rate = audio["waveform"], audio["sample_rate"]
+    except KeyError as error:
+        raise ValueError(f"audio lacks {error}; allowed: a mapping with waveform and sample_rate") from error
+    sample_rate = positive_int(sample_rate, "sample_rate")
+    if not isinstance(waveform, Tensor) or waveform.ndim != 3:
+        raise ValueError(f"waveform must be a float tensor [B, C, T], not {describe(waveform)}")
+    return _checked(waveform), sample_rate
+
+
+def prepare(waveform: Tensor, sample_rate: int) -> Tensor:
+    """What the encoder takes: [B, T] float32, mono, 16 kHz, on the same device.
+
+    Pure silence is logged as a warning: it is rarely meant.
+
+    Args:
+        waveform: float [T], one mono clip; [C, T], ONE clip of C channels (as `load_audio` returns);
+            or [B, C, T], B clips.
+        sample_rate: Hz, an integer.
+
+    Raises:
+        ValueError: another rank, empty, not float, NaN or infinite samples, or a sample rate below 1.
+    """
+    sample_rate = positive_int(sample_rate, "sample_rate")
+    if not isinstance(waveform, Tensor) or waveform.ndim not in (1, 2, 3):
+        raise ValueError(f"waveform must be a float tensor [T], [C, T] or [B, C, T], not {describe(waveform)}")
+    waveform = _checked(waveform)
+    mono = to_mono(waveform.reshape(-1, *waveform.shape[-2:]) if waveform.ndim > 1 else waveform[None, None])
+    silent = [index for index, clip in enumerate(waveform.reshape(len(mono), -1)) if not clip.any()]
+    if silent:
+        logger.warning("silence: every sample of clip %s is zero", ", ".join(map(str, silent)))
+    return resample(mono, sample_rate, SAMPLE_RATE)
+
+
+def _checked(waveform: Tensor) -> Tensor:
+    """`waveform` as float32, or ValueError if it is empty, not float, or not finite."""
+    if not waveform.is_floating_point():
+        raise ValueError(f"waveform must be float in -1..1, not {describe(waveform)}")
+    if waveform.numel() == 0:
+        raise ValueError(f"waveform must not be empty, its shape is {list(waveform.shape)}")
+    if not torch.isfinite(waveform).all():
+        raise ValueError("waveform holds NaN or infinite samples; allowed: finite samples, nominally in -1..1")
+    return waveform.float()

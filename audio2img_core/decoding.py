@@ -1,0 +1,271 @@
+"""Reading the sound of a file with PyAV: opening it safely, seeking, and slices that are exact to the sample."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import math
+import os
+import re
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+ALLOWED = "a sound or video file that FFmpeg can decode (wav, flac, mp3, ogg, opus, m4a, mp4, webm, mkv, ...)"
+
+_PREROLL = (0.5, 5.0, 30.0)  # seconds to seek before the start, tried in turn: codecs need time to settle
+SEEK_FROM = 2.0  # seconds; nearer to the beginning, decoding is as cheap as seeking and simpler
+_HEAD_FRAMES = 16  # frames that tell where a file's clock starts and how long its frames are
+_CLOCK_FRAMES = 32  # frames whose rounded timestamps are averaged after a seek
+_VORBIS_GRID = 64  # every Vorbis block pair overlaps in a multiple of this (smallest usual block 256, / 4)
+# Formats that are only a list of other files or of addresses.
+_POINTERS = {"hls", "concat", "dash", "imf", "sdp", "rtsp"}
+# Formats whose timestamps after a seek are exact, with these codecs ("" = any); others, raw AC-3 and DTS or
+# ADPCM in WAV, say, are sought by guessing from the bit rate, and are decoded from their beginning here.
+_SEEKABLE = {
+    **dict.fromkeys(("wav", "w64", "aiff", "au", "caf"), ("pcm_",)),
+    **dict.fromkeys(("flac", "mp3", "aac", "mov", "matroska", "mpegts", "flv", "avi", "asf", "wv", "tta"), ("",)),
+    "ogg": ("vorbis", "opus", "libopus", "flac"),
+}
+# Formats whose header tells the length; elsewhere FFmpeg's duration may be a guess from the bit rate.
+_ANNOUNCING = {"wav", "aiff", "au", "flac", "ape", "wv", "tta", "mov", "matroska", "mp3"}
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of white space as one blank."""
+    return " ".join(text.split())
+
+
+def open_file(path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack) -> tuple[BinaryIO, str]:
+    """The file object FFmpeg reads, and the name messages use.
+
+    FFmpeg never opens a path: names such as `concat:a|b` are just files, and Python's own errors come out.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        name = one_line(os.fspath(path))
+        if os.path.isdir(path):
+            raise ValueError(f"{name} is a folder; allowed: {ALLOWED}")
+        file = stack.enter_context(open(path, "rb"))  # noqa: SIM115 - the stack closes it
+    else:
+        file, name = path, one_line(str(getattr(path, "name", "the file object")))
+        if isinstance(file, io.TextIOBase) or not (hasattr(file, "read") and hasattr(file, "seek") and file.seekable()):
+            raise ValueError(f"{name} must be a path or a seekable binary file object, not {type(path).__name__}")
+    if file.seek(0, os.SEEK_END) == 0:
+        raise ValueError(f"{name} is empty; allowed: {ALLOWED}")
+    file.seek(0)
+    return file, name
+
+
+def open_container(file: BinaryIO, others: list[str]) -> av.container.InputContainer:
+    """The container in `file`; addresses of other files that it asks for are put in `others` and not opened."""
+
+    def refuse(url: str, flags: int, options: dict) -> BinaryIO:
+        others.append(url)
+        return io.BytesIO()  # an exception here could be raised by some later, unrelated call of PyAV's
+
+    # The whitelist names no protocol that exists: what does not ask `refuse` cannot open anything either.
+    return av.open(file, "r", options={"protocol_whitelist": "none"}, io_open=refuse, metadata_errors="replace")
+
+
+class Reader:
+    """One open container and its best audio stream; positions are samples since the first decoded one."""
+
+    def __init__(self, container: av.container.InputContainer, file: BinaryIO, name: str) -> None:
+        self.container, self.file, self.name = container, file, name
+        self.format = container.format.name.split(",")[0]
+        if self.format in _POINTERS:
+            raise ValueError(f"{name} only lists other files (format {self.format}); allowed: {ALLOWED}")
+        stream = container.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            raise ValueError(f"{name} has no audio stream that can be decoded; allowed: {ALLOWED}")
+        self.stream = stream
+        self.damaged = 0  # packets that could not be decoded
+        self.offset: int | None = None  # of the first packet, in bytes
+        frames = self._frames()
+        head = list(itertools.islice(frames, _HEAD_FRAMES))
+        if not head:
+            raise ValueError(f"{name} holds no sound that can be decoded; allowed: {ALLOWED}")
+        self.frames = itertools.chain(head, frames)
+        self.rate, self.channels = head[0].sample_rate, head[0].layout.nb_channels
+        self.tick = float(stream.time_base * self.rate)  # samples per unit of a timestamp
+        self.zero = _mean_offset(head, 0.0, self.tick)
+        # Frames start on a grid; coarse timestamps (1 ms in Matroska) are rounded to it.
+        self.grid = math.gcd(*(frame.samples for frame in head[1:-1]))
+        if stream.codec_context.name == "vorbis":
+            self.grid = math.gcd(self.grid, _VORBIS_GRID)
+        self.grid_start = head[0].samples
+
+    def read(self, start: float, duration: float | None, *, seeking: bool) -> tuple[np.ndarray, int] | None:
+        """Samples [C, T] float32 of the part asked for, and their rate; None where seeking does not work."""
+        first = round(start * self.rate)
+        stop = None if duration is None else first + max(1, round(duration * self.rate))
+        if not seeking:
+            return self._collect(self.frames, 0, first, stop), self.rate
+        codec = self.stream.codec_context.name
+        if not codec.startswith(_SEEKABLE.get(self.format, ())):
+            return None
+        length = _seconds(self.container.duration, 1 / av.time_base)
+        latest = start if length is None else min(start, length)
+        for preroll in _PREROLL:
+            frames, position = self._seek(max(latest - preroll, 0.0))
+            if position is not None and position <= first:
+                return self._collect(frames, position, first, stop), self.rate
+        return None
+
+    def _seek(self, seconds: float) -> tuple[Iterator[av.AudioFrame], int | None]:
+        """The frames from about `seconds` on and the position of the first; None if that cannot be told."""
+        # Matroska indexes only the pictures of a film: by the sound it would read all from the beginning.
+        cover = av.stream.Disposition.attached_pic
+        moving = [s for s in self.container.streams.video if not s.disposition & cover]
+        stream = moving[0] if moving and self.format == "matroska" else self.stream
+        zero = self.zero / self.rate
+        try:
+            self.container.seek(math.floor((seconds + zero) / stream.time_base), stream=stream)
+            self.damaged = 0
+            frames = itertools.dropwhile(lambda frame: frame.pts is None, self._frames())
+            known = list(itertools.islice(frames, _CLOCK_FRAMES))
+        except av.error.FFmpegError:
+            return iter(()), None
+        # Ogg numbers the first page after a seek wrongly: what comes before a jump is not to be trusted.
+        jump = max((i for i in range(1, len(known)) if not self._follows(*known[i - 1 : i + 1])), default=0)
+        known = known[jump:]
+        if not known:
+            return iter(()), None
+        self.damaged = 0  # the first packets after a seek may lack what they refer to
+        position = _mean_offset(known, self.zero, self.tick)
+        if self.tick > 1 and self.grid > 1:
+            snapped = round((position - self.grid_start) / self.grid) * self.grid + self.grid_start
+            position = snapped if abs(snapped - position) <= self.tick else position
+        return itertools.chain(known, frames), round(position)
+
+    def _follows(self, before: av.AudioFrame, after: av.AudioFrame) -> bool:
+        if after.pts is None:
+            return True
+        gap = None if before.pts is None else (after.pts - before.pts) * self.tick - before.samples
+        return gap is not None and abs(gap) <= max(1.0, 2 * self.tick)
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        """Decoded frames from where the container stands; what cannot be decoded is counted and skipped."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError:
+                self.damaged += 1
+                packet = None
+            if packet is None:
+                return
+            self.offset = packet.pos if self.offset is None else self.offset
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                self.damaged += 1
+                continue
+            yield from frames
+
+    def _collect(self, frames: Iterator[av.AudioFrame], position: int, first: int, stop: int | None) -> np.ndarray:
+        """Samples first..stop of frames that begin at `position`, [C, T] float32."""
+        parts = []
+        ended = True
+        for frame in frames:
+            if frame.sample_rate != self.rate:
+                raise ValueError(
+                    f"{self.name} changes its sample rate from {self.rate} to {frame.sample_rate} Hz"
+                    f" at {position / self.rate:.2f} s; allowed: one rate in a file"
+                )
+            end = position + frame.samples
+            if end > first:
+                left, right = max(first - position, 0), frame.samples if stop is None else stop - position
+                parts.append(_to_float(frame, self.channels)[:, left:right])
+            position = end
+            if stop is not None and position >= stop:
+                ended = False
+                break
+        self._warn_if_cut(position / self.rate, ended)
+        if not parts:
+            raise ValueError(
+                f"start {first / self.rate:g} s is at or past the end of {self.name}, "
+                f"which is {position / self.rate:.3f} s long"
+            )
+        return np.concatenate(parts, axis=1)
+
+    def _warn_if_cut(self, seconds: float, ended: bool) -> None:
+        announced = self._announced_seconds() if ended else None
+        # Codecs add and drop a few frames at both ends, and headers count them or not.
+        tolerance = 0.0 if self.damaged else 0.05 + 4096 / self.rate
+        if announced is not None and announced - seconds > tolerance:
+            logger.warning("%s: only %.2f s of the announced %.2f s could be decoded", self.name, seconds, announced)
+        elif self.damaged:
+            logger.warning("%s: %d damaged packet(s) left out; decoded up to %.2f s", self.name, self.damaged, seconds)
+
+    def _announced_seconds(self) -> float | None:
+        if self.format not in _ANNOUNCING or (self.format == "mp3" and not self._has_mp3_tag()):
+            return None
+        if self.format == "wav":
+            return self._wav_seconds() if self.stream.codec_context.name.startswith("pcm_") else None
+        if self.stream.duration is not None:
+            return _seconds(self.stream.duration, self.stream.time_base)
+        with contextlib.suppress(KeyError, ValueError):  # Matroska: the longest stream's, and tags for each
+            hours, minutes, rest = self.stream.metadata["DURATION"].split(":")
+            return 3600 * int(hours) + 60 * int(minutes) + float(rest)
+        return _seconds(self.container.duration, 1 / av.time_base) if len(self.container.streams) == 1 else None
+
+    def _wav_seconds(self) -> float | None:
+        """The length by the header of a RIFF file; FFmpeg tells that of what is there."""
+        self.file.seek(0)
+        if self.file.read(12)[:4] != b"RIFF":
+            return None
+        bytes_per_second = 0
+        while len(header := self.file.read(8)) == 8:
+            kind, size = struct.unpack("<4sI", header)
+            if kind == b"data":  # written to a pipe, a file has 0 or some number near 2 or 4 GiB here
+                return size / bytes_per_second if bytes_per_second and 0 < size < 0x7FFF0000 else None
+            if kind == b"fmt ":
+                bytes_per_second = int.from_bytes(self.file.read(12)[8:], "little")
+                size -= 12
+            self.file.seek(max(size + size % 2, 0), os.SEEK_CUR)
+        return None
+
+    def _has_mp3_tag(self) -> bool:
+        """Whether a Xing, Info or VBRI frame, which counts the frames, stands before the first packet."""
+        size = min(self.offset or 0, 3000)
+        self.file.seek((self.offset or 0) - size)
+        before = self.file.read(size)
+        return re.search(rb"\xff[\xe0-\xff].{7,34}(Xing|Info|VBRI)", before, re.DOTALL) is not None
+
+
+def _seconds(duration: int | None, time_base: float) -> float | None:
+    return None if duration is None else float(duration * time_base)
+
+
+def _mean_offset(frames: list[av.AudioFrame], zero: float, tick: float) -> float:
+    """Position in samples of the first frame by the timestamps of all: the mean undoes their rounding."""
+    sizes = itertools.accumulate((frame.samples for frame in frames), initial=0)
+    offsets = [f.pts * tick - zero - size for f, size in zip(frames, sizes, strict=False) if f.pts is not None]
+    return sum(offsets) / len(offsets) if offsets else 0.0
+
+
+def _to_float(frame: av.AudioFrame, channels: int) -> np.ndarray:
+    """[C, T] float32 in -1..1 of a frame in any format; one with other channels becomes their mean."""
+    if frame.format.name.startswith("s64"):  # the one that has no to_ndarray
+        resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+        frame = resampler.resample(frame)[0]
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    with np.errstate(over="ignore"):  # beyond float32 = infinite, which is refused later
+        if samples.dtype == np.uint8:
+            samples = (samples.astype(np.float32) - 128) / 128
+        elif samples.dtype.kind == "i":
+            samples = samples.astype(np.float32) / 2.0 ** (8 * samples.dtype.itemsize - 1)
+        samples = samples.astype(np.float32, copy=False)
+    if len(samples) != channels:
+        samples = np.broadcast_to(samples.mean(axis=0, dtype=np.float32), (channels, samples.shape[1]))
+    return samples
