@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import describe, positive_int
-from .decoding import ALLOWED, SEEK_FROM, Reader, one_line, open_container, open_file
+from .checks import describe, one_line, positive_int
+from .decoding import ALLOWED, SEEK_FROM, Reader, open_container, open_file
 from .resampling import resample
 
 logger = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
 
 from . import mini
+from .checks import first_line
 from .config import AudioEncoderConfig
 from .files import whole_file, whole_folder
-from .targets import get_target, target_of_width
-from .windows import WindowConfig
+from .seed import seed_config, seed_weights
 
 if TYPE_CHECKING:
     from .encoder import AudioEncoder
@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 METADATA_KEY = "audio2img_config"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# The seed's recipe (its training notebook): the first 375 mel frames of the clip, padded to whole stacked frames,
-# normalised over the whole clip; inference sees the padding. `facebook/w2v-bert-2.0` pads with 1.0.
-_SEED_WINDOW = {"seconds": 3.75, "normalize": "clip", "padding": "constant", "pad_value": 1.0}
 
 
 def load_encoder(
@@ -93,7 +90,7 @@ def read_config(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Aud
     try:
         data, _ = PretrainedConfig.get_config_dict(path if path.is_dir() else str(name_or_path), **hub_options)
     except OSError as error:
-        raise ValueError(f"{name_or_path}: its config.json cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"{name_or_path}: its config.json cannot be read: {first_line(error)}") from error
     return _parse_config(data, str(name_or_path))
 
 
@@ -131,54 +128,6 @@ def save(encoder: AudioEncoder, path: str | os.PathLike[str]) -> None:
     (save_single_file if Path(path).suffix == ".safetensors" else save_folder)(encoder, path)
 
 
-def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a checkpoint is, from its config and its files' headers alone: facts by name, for people.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_config`.
-    """
-    if name_or_path == mini.NAME:
-        encoder = mini.load_mini_encoder()
-        config, form = encoder.config, "embedded"
-        weights: dict[str, Any] = {"parameters": encoder.num_parameters()}
-    else:
-        config = read_config(name_or_path)
-        path = Path(name_or_path).expanduser()
-        form = "single file" if path.is_file() else "folder" if path.is_dir() else "hub id"
-        if isinstance(config, Wav2Vec2BertConfig):
-            config, form = _seed_config(name_or_path, config), f"plain Wav2Vec2-BERT {form}"
-        weights = _headers([path] if path.is_file() else sorted(path.glob("*.safetensors")))
-    target, window = get_target(config.target), config.window
-    bos = "BOS and " if config.prepend_bos else ""
-    return {
-        "encoder": str(name_or_path),
-        "form": form,
-        "target": f"{target.name} ({target.family}; {target.convention})",
-        "window": f"{window.seconds:g} s every {window.hop:g} s",
-        "tokens": f"{bos}{config.num_tokens} x {config.token_dim} a window, {config.head.kind} head",
-        "pooled": "none" if config.pooled_dim is None else str(config.pooled_dim),
-        "empty prompt": "carried" if config.null_prompt else "not carried: comes from the diffusion model",
-        "backbone": f"{config.backbone.num_hidden_layers} layers x {config.backbone.hidden_size}",
-        **weights,
-        "training": config.training,
-    }
-
-
-def _headers(files: list[Path]) -> dict[str, Any]:
-    """Parameters, dtype and size of safetensors files, from their headers."""
-    if not files:
-        return {}
-    total, dtypes = 0, set()
-    for file in files:
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - a safe_open is no mapping
-                view = opened.get_slice(name)
-                total += torch.Size(view.get_shape()).numel()
-                dtypes.add(str(view.get_dtype()))
-    size = sum(file.stat().st_size for file in files)
-    return {"parameters": total, "dtype": ", ".join(sorted(dtypes)), "size": f"{size / 1e6:.1f} MB"}
-
-
 def _load_single_file(cls: type[AudioEncoder], path: Path, dtype: torch.dtype | str) -> AudioEncoder:
     config = _parse_config(_read_metadata(path), str(path))
     if not isinstance(config, AudioEncoderConfig):
@@ -200,46 +149,12 @@ def _load_seed(
     """A plain `Wav2Vec2BertModel` with adapter becomes an encoder with a conv head, weight by weight."""
     from transformers import Wav2Vec2BertModel
 
-    config = _seed_config(name_or_path, backbone)
+    config = seed_config(name_or_path, backbone)
     model = _strict(Wav2Vec2BertModel.from_pretrained, name_or_path, **kwargs)
     with torch.device("meta"):
         encoder = cls(config)
-    weights = {
-        f"head.{name}" if name.startswith("adapter.") else f"backbone.{name}": tensor
-        for name, tensor in model.state_dict().items()
-    }
-    encoder.load_state_dict(weights, strict=True, assign=True)
+    encoder.load_state_dict(seed_weights(model.state_dict()), strict=True, assign=True)
     return _aligned(encoder.eval())
-
-
-def _seed_config(name_or_path: str | os.PathLike[str], backbone: Wav2Vec2BertConfig) -> AudioEncoderConfig:
-    if not backbone.add_adapter:
-        raise ValueError(
-            f"{name_or_path}: a Wav2Vec2-BERT backbone without adapter gives no prompt tokens; training starts from it"
-        )
-    width = backbone.output_hidden_size or backbone.hidden_size
-    target = target_of_width(width)
-    if target is None:
-        raise ValueError(f"{name_or_path}: its tokens are {width} wide, which no target without pooled embedding takes")
-    return AudioEncoderConfig(
-        backbone=Wav2Vec2BertConfig(**backbone.to_dict()),
-        head={"kind": "conv"},
-        window=WindowConfig(**{**_SEED_WINDOW, **_seed_padding(name_or_path)}),
-        target=target.name,
-        training={"source": str(name_or_path), "recipe": "kardSIM/audio2img"},
-    )
-
-
-def _seed_padding(name_or_path: str | os.PathLike[str]) -> dict[str, float]:
-    """The padding value of the feature extractor that lies beside the weights, where there is one."""
-    file = Path(name_or_path) / "preprocessor_config.json"
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8")).get("padding_value", 0.0)
-        return {"pad_value": float(value)}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: not a feature extractor's JSON ({_first_line(error)})") from error
 
 
 def _strict(from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -250,9 +165,9 @@ def _strict(from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, 
     try:
         model, info = from_pretrained(name_or_path, *args, **kwargs)
     except RuntimeError as error:
-        raise ValueError(f"{name_or_path}: the weights do not fit the config: {_first_line(error)}") from error
+        raise ValueError(f"{name_or_path}: the weights do not fit the config: {first_line(error)}") from error
     except SafetensorError as error:
-        raise ValueError(f"{name_or_path}: not a whole safetensors file: {_first_line(error)}") from error
+        raise ValueError(f"{name_or_path}: not a whole safetensors file: {first_line(error)}") from error
     problems = [
         (k, sorted(map(str, info.get(k) or ()))) for k in ("missing_keys", "unexpected_keys", "mismatched_keys")
     ]
@@ -316,7 +231,7 @@ def _parse_config(data: dict[str, Any], source: str) -> AudioEncoderConfig | Wav
     try:
         return kinds[kind](**data)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source}: its config is wrong: {_first_line(error)}") from error
+        raise ValueError(f"{source}: its config is wrong: {first_line(error)}") from error
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -326,7 +241,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+        raise ValueError(f"{path}: not a safetensors file ({first_line(error)})") from error
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path}: no audio2img encoder: its metadata holds no {METADATA_KEY!r}")
     try:
@@ -334,7 +249,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise ValueError("not a JSON object")
     except ValueError as error:
-        raise ValueError(f"{path}: its config is no JSON ({_first_line(error)})") from error
+        raise ValueError(f"{path}: its config is no JSON ({first_line(error)})") from error
     return config
 
 
@@ -366,8 +281,3 @@ def _pickle_message(path: Path) -> str:
 def _hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
     return {name: kwargs[name] for name in names if name in kwargs}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -25,3 +25,13 @@ def positive_int(value: int, what: str) -> int:
 def describe(value: object) -> str:
     """dtype and shape of a tensor, the type's name of anything else."""
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of white space as one blank."""
+    return " ".join(text.split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says anything, else the error's name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

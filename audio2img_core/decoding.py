@@ -16,6 +16,8 @@ from typing import BinaryIO
 import av
 import numpy as np
 
+from .checks import one_line
+
 logger = logging.getLogger(__name__)
 
 ALLOWED = "a sound or video file that FFmpeg can decode (wav, flac, mp3, ogg, opus, m4a, mp4, webm, mkv, ...)"
@@ -36,11 +38,6 @@ _SEEKABLE = {
 }
 # Formats whose header tells the length; elsewhere FFmpeg's duration may be a guess from the bit rate.
 _ANNOUNCING = {"wav", "aiff", "au", "flac", "ape", "wv", "tta", "mov", "matroska", "mp3"}
-
-
-def one_line(text: str) -> str:
-    """`text` with every run of white space as one blank."""
-    return " ".join(text.split())
 
 
 def open_file(path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack) -> tuple[BinaryIO, str]:

@@ -11,6 +11,7 @@ import torch
 
 from . import mini
 from .checkpoint import PICKLE_SUFFIXES
+from .checks import first_line
 from .targets import check_fits
 
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")
@@ -38,7 +39,8 @@ def load_diffusion(
     if name_or_path == mini.NAME:
         if controlnet is not None:
             raise ValueError("the mini model has no ControlNet: name another diffusion model")
-        return mini.load_mini_diffusion().to(dtype)
+        model = mini.load_mini_diffusion()
+        return model if dtype == torch.float32 else model.to(dtype)
     path = _existing(name_or_path, "diffusion model")
     net_path = None if controlnet is None else _existing(controlnet, "ControlNet")
     try:
@@ -50,12 +52,14 @@ def load_diffusion(
         if net_path is not None:
             net = ControlNetModel.from_pretrained(str(net_path), use_safetensors=True, torch_dtype=dtype)
     except OSError as error:
-        raise ValueError(f"{name_or_path}: cannot be loaded as a diffusion model: {_first_line(error)}") from error
+        raise ValueError(f"{name_or_path}: cannot be loaded as a diffusion model: {first_line(error)}") from error
     if not hasattr(diffusion, "unet") or not type(diffusion).__name__.startswith(FAMILIES):
         raise ValueError(
             f"{name_or_path}: a {type(diffusion).__name__} takes no CLIP prompt; allowed are the Stable Diffusion "
             f"1.x, 2.x and XL pipelines (such as {StableDiffusionPipeline.__name__})"
         )
+    if diffusion.unet.config.in_channels != 4:
+        raise ValueError(f"{name_or_path}: an inpainting or depth model takes more than a prompt; use its base model")
     options = {} if net is None else {"controlnet": net}
     return AutoPipelineForText2Image.from_pipe(diffusion, **options)
 
@@ -106,7 +110,7 @@ def _load_single_file(path: Path, dtype: torch.dtype) -> Any:
         with safe_open(path, "pt") as opened:
             xl = any(name.startswith("conditioner.embedders.1.") for name in opened.keys())  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+        raise ValueError(f"{path}: not a safetensors file ({first_line(error)})") from error
     cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     config = path.with_suffix("")  # the model's configs, where they lie beside it under the same name
     options = {"config": str(config)} if (config / "model_index.json").is_file() else {}
@@ -119,7 +123,3 @@ def _existing(name_or_path: str | os.PathLike[str], what: str) -> Path:
     if path.exists() or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
         return path
     raise FileNotFoundError(f"{name}: no such {what}; allowed are a folder, a .safetensors file or a hub id owner/name")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

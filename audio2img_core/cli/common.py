@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..checks import one_line
+
 MINI = "mini"
 
 
@@ -48,3 +50,10 @@ def progress(label: str, *, unit: str = "step") -> Iterator[Callable[[int, int],
             bar.update(done - bar.n)
 
         yield on_step
+
+
+def message(error: BaseException) -> str:
+    """An error's message as one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return one_line(str(error)) or type(error).__name__

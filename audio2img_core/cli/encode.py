@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..files import check_writable, find_sounds
-from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
+from .common import MINI, add_cut_arguments, add_device_arguments, message, progress, quiet_libraries
 
 HELP = "Encode sound files to one .safetensors file of embeddings; a stopped run goes on where it was."
 
@@ -50,10 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
             try:
                 store.add(sound, batch_size=arguments.batch_size)
             except (ValueError, OSError) as error:
-                from .main import one_line
-
                 failed += 1
-                print(f"audio2img: error: {one_line(error)}", file=sys.stderr)
+                print(f"audio2img: error: {message(error)}", file=sys.stderr)
             on_step(number + 1, len(todo))
     if failed == len(sounds):
         raise ValueError(f"none of the {failed} sounds could be encoded; nothing was written")

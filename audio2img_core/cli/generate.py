@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..files import check_writable, find_sounds, whole_file
-from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
+from .common import MINI, add_cut_arguments, add_device_arguments, message, progress, quiet_libraries
 
 HELP = "Draw pictures of what is heard in sound files."
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default=".",
         metavar="PATH",
-        help="a .png name for one picture (of several: NAME-CLIP-SEED.png), else a folder (default: here)",
+        help="a .png name (NAME-SOUND-SEED.png where there are several), else a folder (default: here)",
     )
     add_cut_arguments(parser)
     parser.add_argument("--prompt", metavar="TEXT", help="text mixed with the sound")
@@ -103,27 +103,25 @@ def run(arguments: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:
             if len(sounds) == 1 or arguments.debug:
                 raise
-            from .main import one_line
-
             failed += 1
-            print(f"audio2img: error: {one_line(error)}", file=sys.stderr)
+            print(f"audio2img: error: {message(error)}", file=sys.stderr)
             continue
-        several = len(sounds) > 1 or len(drawn.images) > 1
+        windows = len(drawn.images) // arguments.count
         for number, (image, seed) in enumerate(zip(drawn.images, drawn.seeds, strict=True)):
-            window = f"-w{number // arguments.count}" if arguments.windows == "keep" and several else ""
-            name = picture_name(output, sound, sounds, f"{window}-{seed}" if several else "", single)
+            window = f"-w{number // arguments.count + 1}" if windows > 1 else ""
+            name = picture_name(output, sound, sounds, f"{window}-{seed}" if arguments.count > 1 else window)
             write_picture(image, name, settings(arguments, sound, seed))
             print(name)
     return 2 if failed else 0
 
 
-def picture_name(output: Path, sound: Path, sounds: list[Path], suffix: str, single: bool) -> Path:
+def picture_name(output: Path, sound: Path, sounds: list[Path], suffix: str) -> Path:
     """Where a picture goes. Sounds of one name in several folders keep apart by their number."""
     twins = [other for other in sounds if other.stem == sound.stem]
     stem = sound.stem if len(twins) == 1 else f"{sound.stem}-{twins.index(sound) + 1}"
-    if not single:
+    if output.suffix.lower() != ".png":
         return output / f"{stem}{suffix}.png"
-    return output.with_name(f"{output.stem}-{stem}{suffix}.png") if suffix else output
+    return output.with_name(f"{output.stem}{f'-{stem}' if len(sounds) > 1 else ''}{suffix}{output.suffix}")
 
 
 def settings(arguments: argparse.Namespace, sound: Path, seed: int) -> dict[str, Any]:

@@ -59,6 +59,6 @@ def picture_facts(path: str) -> dict[str, Any]:
 def encoder_facts(source: str) -> dict[str, Any]:
     """What a checkpoint's config and headers tell; its weights are not read."""
     quiet_libraries()
-    from ..checkpoint import describe
+    from ..describe import describe
 
     return describe(source)

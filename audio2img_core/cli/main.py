@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from . import convert, encode, generate, info, init
+from .common import message
 
 COMMANDS = (generate, encode, info, convert, init)
 
@@ -40,15 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if arguments.debug:
             raise
-        print(f"audio2img: error: {one_line(error)}", file=sys.stderr)
+        print(f"audio2img: error: {message(error)}", file=sys.stderr)
         return 2
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message as one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _quiet(debug: bool) -> None:

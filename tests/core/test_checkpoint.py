@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from sounds import noise
 
 from audio2img_core import AudioEncoder
-from audio2img_core.checkpoint import METADATA_KEY, describe, read_config, save
+from audio2img_core.checkpoint import METADATA_KEY, read_config, save
 from audio2img_core.config import AudioEncoderConfig
+from audio2img_core.describe import describe
 from audio2img_core.untrained import make_encoder, make_pair
 
 

@@ -251,3 +251,36 @@ def test_bfloat16_draws(tiny_folders):
     pipe = AudioToImagePipeline.from_pretrained(folder / "encoder", folder / "diffusion", dtype="bfloat16")
     assert pipe.diffusion.unet.dtype == torch.bfloat16
     assert pipe(CLIP, steps=1, seed=0).images[0].size == (128, 128)
+
+
+def test_a_single_file_checkpoint_draws_what_its_folder_draws(tiny_folders, tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from ldm import write_single_file
+
+    folder = tiny_folders("sd15")
+    write_single_file(StableDiffusionPipeline.from_pretrained(folder / "diffusion"), tmp_path / "model.safetensors")
+    # Its configs, as diffusers would fetch them from the hub, lie beside it: without its weights.
+    for file in (folder / "diffusion").rglob("*"):
+        if file.is_file() and file.suffix != ".safetensors":
+            place = tmp_path / "model" / file.relative_to(folder / "diffusion")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.read_bytes())
+    pictures = [
+        AudioToImagePipeline.from_pretrained(folder / "encoder", model)(CLIP, steps=2, seed=1, prompt="a dog").images[0]
+        for model in (folder / "diffusion", tmp_path / "model.safetensors")
+    ]
+    assert abs(pixels(pictures[0]) - pixels(pictures[1])).max() <= 1
+
+
+def test_an_inpainting_model_is_refused(tiny_folders, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    from audio2img_core.diffusion import load_diffusion
+    from audio2img_core.untrained import make_diffusion
+
+    diffusion = make_diffusion("sd15")
+    unet = UNet2DConditionModel(**{**diffusion.unet.config, "in_channels": 9})
+    diffusion.register_modules(unet=unet)
+    diffusion.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="inpainting"):
+        load_diffusion(tmp_path)

@@ -1,0 +1,64 @@
+"""What a checkpoint is, for people."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import Wav2Vec2BertConfig
+
+from . import mini
+from .checkpoint import read_config
+from .seed import seed_config
+from .targets import get_target
+
+
+def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint is, from its config and its files' headers alone: facts by name, for people.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_config`.
+    """
+    if name_or_path == mini.NAME:
+        encoder = mini.load_mini_encoder()
+        config, form = encoder.config, "embedded"
+        weights: dict[str, Any] = {"parameters": encoder.num_parameters()}
+    else:
+        config = read_config(name_or_path)
+        path = Path(name_or_path).expanduser()
+        form = "single file" if path.is_file() else "folder" if path.is_dir() else "hub id"
+        if isinstance(config, Wav2Vec2BertConfig):
+            config, form = seed_config(name_or_path, config), f"plain Wav2Vec2-BERT {form}"
+        weights = _headers([path] if path.is_file() else sorted(path.glob("*.safetensors")))
+    target, window = get_target(config.target), config.window
+    bos = "BOS and " if config.prepend_bos else ""
+    return {
+        "encoder": str(name_or_path),
+        "form": form,
+        "target": f"{target.name} ({target.family}; {target.convention})",
+        "window": f"{window.seconds:g} s every {window.hop:g} s",
+        "tokens": f"{bos}{config.num_tokens} x {config.token_dim} a window, {config.head.kind} head",
+        "pooled": "none" if config.pooled_dim is None else str(config.pooled_dim),
+        "empty prompt": "carried" if config.null_prompt else "not carried: comes from the diffusion model",
+        "backbone": f"{config.backbone.num_hidden_layers} layers x {config.backbone.hidden_size}",
+        **weights,
+        "training": config.training,
+    }
+
+
+def _headers(files: list[Path]) -> dict[str, Any]:
+    """Parameters, dtype and size of safetensors files, from their headers."""
+    if not files:
+        return {}
+    total, dtypes = 0, set()
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - a safe_open is no mapping
+                view = opened.get_slice(name)
+                total += torch.Size(view.get_shape()).numel()
+                dtypes.add(str(view.get_dtype()))
+    size = sum(file.stat().st_size for file in files)
+    return {"parameters": total, "dtype": ", ".join(sorted(dtypes)), "size": f"{size / 1e6:.1f} MB"}
