@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import operator
 
-from torch import Tensor
-
 
 def positive_int(value: int, what: str) -> int:
     """`value` as an int of at least 1.
@@ -24,7 +22,9 @@ def positive_int(value: int, what: str) -> int:
 
 def describe(value: object) -> str:
     """dtype and shape of a tensor, the type's name of anything else."""
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    # Not asked of torch: the command line's first answer must not wait for its import.
+    dtype, shape = (getattr(value, name, None) for name in ("dtype", "shape"))
+    return type(value).__name__ if dtype is None or shape is None else f"{dtype} {list(shape)}"
 
 
 def one_line(text: str) -> str:

@@ -58,6 +58,11 @@ class AudioEncoderConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @property
+    def initializer_range(self) -> float:
+        """Standard deviation of the head's random weights, as the backbone's."""
+        return self.backbone.initializer_range
+
+    @property
     def token_dim(self) -> int:
         """Channels of one token."""
         return get_target(self.target).width

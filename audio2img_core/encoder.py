@@ -16,7 +16,7 @@ from .audio import prepare
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
 from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize
-from .head import QueryHead, make_head
+from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
 from .targets import PROMPT_TOKENS
 from .windows import Window, WindowConfig, plan_windows, window_features
 
@@ -26,10 +26,12 @@ _MEL_CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel computed at once: an hour o
 
 @dataclass
 class AudioEncoderOutput(ModelOutput):
-    """tokens [B, N, D]; pooled [B, P] or None."""
+    """tokens [B, N, D]; pooled [B, P] or None; logit_scale and logit_bias [] of similarities."""
 
     tokens: Tensor | None = None
     pooled: Tensor | None = None
+    logit_scale: Tensor | None = None
+    logit_bias: Tensor | None = None
 
 
 class AudioEncoder(Wav2Vec2BertPreTrainedModel):
@@ -48,6 +50,9 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         super().__init__(config)
         self.backbone = Wav2Vec2BertModel(config.backbone)
         self.head = make_head(config.head, config.backbone, config.token_dim, config.pooled_dim)
+        # How sharply cosines tell captions apart: learned with the encoder as CLIP's, used to name what is heard.
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.logit_bias = nn.Parameter(torch.tensor(0.0))
         if config.null_prompt:
             self.register_buffer("null_tokens", torch.zeros(PROMPT_TOKENS, config.token_dim))
             self.register_buffer("token_norms", torch.zeros(PROMPT_TOKENS))
@@ -73,7 +78,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         """Tokens of windows: input_features [B, F, 160], attention_mask [B, F] -> tokens [B, N, D], pooled."""
         frames = self.backbone(input_features, attention_mask=attention_mask).last_hidden_state
         tokens, pooled = self.head(frames, attention_mask)
-        return AudioEncoderOutput(tokens=tokens, pooled=pooled)
+        return AudioEncoderOutput(tokens, pooled, self.logit_scale, self.logit_bias)
 
     @torch.no_grad()
     def encode(
@@ -181,7 +186,10 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         self.config.null_prompt = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, QueryHead):
+        if module is self:
+            nn.init.constant_(self.logit_scale, INITIAL_LOGIT_SCALE)
+            nn.init.zeros_(self.logit_bias)
+        elif isinstance(module, QueryHead):
             nn.init.normal_(module.queries, std=module.queries.shape[1] ** -0.5)
         else:
             super()._init_weights(module)

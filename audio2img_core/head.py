@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEADS = ("conv", "query")
+INITIAL_LOGIT_SCALE = math.log(1 / 0.15)  # of cosines, as a logarithm; the seed project's temperature was fixed at 0.15
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import Wav2Vec2BertConfig
 
 from .checks import first_line
 from .config import AudioEncoderConfig
+from .head import INITIAL_LOGIT_SCALE
 from .targets import target_of_width
 from .windows import WindowConfig
 
@@ -55,8 +57,15 @@ def _seed_padding(name_or_path: str | os.PathLike[str]) -> dict[str, float]:
 
 
 def seed_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under the names that they have in an `AudioEncoder` with a conv head."""
-    return {
+    """The same weights under the names that they have in an `AudioEncoder` with a conv head.
+
+    Its temperature was fixed at 0.15, and there was no bias.
+    """
+    ours = {
         f"head.{name}" if name.startswith("adapter.") else f"backbone.{name}": tensor
         for name, tensor in weights.items()
     }
+    dtype = next(iter(weights.values())).dtype
+    ours["logit_scale"] = torch.tensor(INITIAL_LOGIT_SCALE, dtype=dtype)
+    ours["logit_bias"] = torch.tensor(0.0, dtype=dtype)
+    return ours

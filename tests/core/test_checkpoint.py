@@ -73,7 +73,10 @@ def test_seed_folder(seed_folder):
     assert describe(seed_folder)["form"] == "plain Wav2Vec2-BERT folder"
     plain = load_file(seed_folder / "model.safetensors")
     ours = loaded.state_dict()
-    assert len(ours) == len(plain)
+    assert ours.keys() - {"logit_scale", "logit_bias"} == {
+        f"head.{name}" if name.startswith("adapter.") else f"backbone.{name}" for name in plain
+    }
+    assert loaded.logit_scale.exp().item() == pytest.approx(1 / 0.15)
     name = "adapter.layers.0.residual_conv.weight"
     assert torch.equal(ours[f"head.{name}"], plain[name])
 

@@ -205,7 +205,8 @@ def test_gradients_reach_backbone_and_head():
     encoder = small("sdxl").train()
     features, mask = log_mel(noise(1.0)[None])
     out = encoder(features, mask)
-    (out.tokens.square().mean() + out.pooled.square().mean()).backward()
+    similarity = out.logit_scale.exp() * out.tokens.mean() + out.logit_bias
+    (out.tokens.square().mean() + out.pooled.square().mean() + similarity).backward()
     missing = [n for n, p in encoder.named_parameters() if p.grad is None and "masked_spec_embed" not in n]
     assert missing == []
 
