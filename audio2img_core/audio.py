@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 from collections.abc import Mapping
@@ -14,11 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import describe, one_line, positive_int
+from .checks import describe, one_line, sample_rate_of
 from .decoding import ALLOWED, SEEK_FROM, Reader, open_container, open_file
 from .resampling import resample
-
-logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000  # what the encoders expect
 
@@ -50,12 +47,41 @@ def load_audio(
         ValueError: an argument is out of range, the file is not decodable sound, it refers to other files,
             `start` is at or past its end, or it holds NaN or infinite samples.
     """
+    if sample_rate is not None:
+        sample_rate = sample_rate_of(sample_rate)
+    waveform, rate = _decode(path, start, duration, mono=False)
+    if sample_rate is None or sample_rate == rate:
+        return waveform, rate
+    return resample(waveform, rate, sample_rate), sample_rate
+
+
+def load_mono(path: str | os.PathLike | BinaryIO, *, start: float = 0.0, duration: float | None = None) -> Tensor:
+    """What the encoder takes of a file: [T] float32, mono, 16 kHz.
+
+    The same numbers as `prepare(*load_audio(path, sample_rate=None))`, without ever holding all channels.
+    Arguments and errors as of `load_audio`.
+    """
+    waveform, rate = _decode(path, start, duration, mono=True)
+    return resample(waveform[0], rate, SAMPLE_RATE)
+
+
+def check_part(start: float, duration: float | None) -> None:
+    """Refuse a part of a file that cannot be.
+
+    Raises:
+        ValueError: start is negative or not finite, duration is not above 0 or not finite.
+    """
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"start must be a finite number of seconds >= 0, not {start!r}")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
         raise ValueError(f"duration must be None or a finite number of seconds > 0, not {duration!r}")
-    if sample_rate is not None:
-        sample_rate = positive_int(sample_rate, "sample_rate")
+
+
+def _decode(
+    path: str | os.PathLike | BinaryIO, start: float, duration: float | None, *, mono: bool
+) -> tuple[Tensor, int]:
+    """The part's samples [C, T] at the file's own rate, and that rate."""
+    check_part(start, duration)
     with contextlib.ExitStack() as stack:
         file, name = open_file(path, stack)
         others: list[str] = []
@@ -63,7 +89,7 @@ def load_audio(
             for seeking in (True, False) if start >= SEEK_FROM else (False,):
                 file.seek(0)
                 with open_container(file, others) as container:
-                    part = Reader(container, file, name).read(start, duration, seeking=seeking)
+                    part = Reader(container, file, name).read(start, duration, seeking=seeking, mono=mono)
                 if part is not None:
                     samples, rate = part
                     break
@@ -75,10 +101,7 @@ def load_audio(
             raise ValueError(one_line(f"{name} cannot be decoded ({error.strerror}); allowed: {ALLOWED}")) from error
     if not np.isfinite(samples).all():
         raise ValueError(f"{name} holds NaN or infinite samples; allowed: finite samples")
-    waveform = torch.from_numpy(samples)
-    if sample_rate is None or sample_rate == rate:
-        return waveform, rate
-    return resample(waveform, rate, sample_rate), sample_rate
+    return torch.from_numpy(samples), rate
 
 
 def to_mono(waveform: Tensor) -> Tensor:
@@ -112,7 +135,7 @@ def read_audio_mapping(audio: Mapping | None) -> tuple[Tensor, int]:
         waveform, sample_rate = audio["waveform"], audio["sample_rate"]
     except KeyError as error:
         raise ValueError(f"audio lacks {error}; allowed: a mapping with waveform and sample_rate") from error
-    sample_rate = positive_int(sample_rate, "sample_rate")
+    sample_rate = sample_rate_of(sample_rate)
     if not isinstance(waveform, Tensor) or waveform.ndim != 3:
         raise ValueError(f"waveform must be a float tensor [B, C, T], not {describe(waveform)}")
     return _checked(waveform), sample_rate
@@ -121,24 +144,19 @@ def read_audio_mapping(audio: Mapping | None) -> tuple[Tensor, int]:
 def prepare(waveform: Tensor, sample_rate: int) -> Tensor:
     """What the encoder takes: [B, T] float32, mono, 16 kHz, on the same device.
 
-    Pure silence is logged as a warning: it is rarely meant.
-
     Args:
         waveform: float [T], one mono clip; [C, T], ONE clip of C channels (as `load_audio` returns);
             or [B, C, T], B clips.
         sample_rate: Hz, an integer.
 
     Raises:
-        ValueError: another rank, empty, not float, NaN or infinite samples, or a sample rate below 1.
+        ValueError: another rank, empty, not float, NaN or infinite samples, or an impossible sample rate.
     """
-    sample_rate = positive_int(sample_rate, "sample_rate")
+    sample_rate = sample_rate_of(sample_rate)
     if not isinstance(waveform, Tensor) or waveform.ndim not in (1, 2, 3):
         raise ValueError(f"waveform must be a float tensor [T], [C, T] or [B, C, T], not {describe(waveform)}")
     waveform = _checked(waveform)
     mono = to_mono(waveform.reshape(-1, *waveform.shape[-2:]) if waveform.ndim > 1 else waveform[None, None])
-    silent = [index for index, clip in enumerate(waveform.reshape(len(mono), -1)) if not clip.any()]
-    if silent:
-        logger.warning("silence: every sample of clip %s is zero", ", ".join(map(str, silent)))
     return resample(mono, sample_rate, SAMPLE_RATE)
 
 

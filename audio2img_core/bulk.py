@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .audio import SAMPLE_RATE, load_audio
+from .audio import SAMPLE_RATE, load_mono
 from .files import whole_file
 
 if TYPE_CHECKING:
@@ -67,17 +68,15 @@ class EmbeddingStore:
         known = self.sounds.get(Path(sound).as_posix())
         return known is not None and known["stat"] == _stat(sound)
 
-    def add(self, sound: str | os.PathLike[str], *, batch_size: int = 8) -> None:
+    def add(self, sound: str | os.PathLike[str], *, batch_size: int | None = None) -> None:
         """Encode one sound and write it down.
 
         Raises:
-            ValueError, FileNotFoundError: as `load_audio`; nothing is written then.
+            ValueError, FileNotFoundError: as `load_mono`; nothing is written then.
         """
         name = Path(sound).as_posix()
-        waveform, rate = load_audio(
-            sound, start=self.settings["start"], duration=self.settings["duration"], sample_rate=SAMPLE_RATE
-        )
-        heard = self.encoder.encode(waveform, rate, batch_size=batch_size)
+        waveform = load_mono(sound, start=self.settings["start"], duration=self.settings["duration"])
+        heard = self.encoder.encode(waveform, SAMPLE_RATE, batch_size=batch_size, names=[name])
         if self.settings["average"]:
             heard = heard.averaged()
         tensors = {f"{name}/tokens": heard.tokens.cpu().contiguous()}
@@ -112,6 +111,8 @@ class EmbeddingStore:
                 index = json.loads((opened.metadata() or {})[METADATA_KEY])
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{file}: exists and is no file of audio2img embeddings; choose another name") from error
+        if not isinstance(index, dict) or not index.keys() >= {"settings", "sounds"}:
+            raise ValueError(f"{file}: exists and is no file of audio2img embeddings; choose another name")
         if index["settings"] != self.settings:
             changed = [name for name, value in self.settings.items() if index["settings"].get(name) != value]
             raise ValueError(
@@ -121,12 +122,14 @@ class EmbeddingStore:
 
 
 def fingerprint(encoder: AudioEncoder) -> str:
-    """16 hexadecimal digits that tell encoders apart by config and weights."""
-    config = {name: value for name, value in encoder.config.to_dict().items() if not name.startswith("_")}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    """16 hexadecimal digits that tell encoders apart by their weights and by how they cut and join."""
+    config = encoder.config
+    facts = [config.target, config.prepend_bos, asdict(config.head), asdict(config.window)]
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8)
     for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tensor.double().sum().item()!r}".encode())
-    return digest.hexdigest()[:16]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _stat(sound: str | os.PathLike[str]) -> list[int]:

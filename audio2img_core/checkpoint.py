@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
@@ -25,6 +26,7 @@ from transformers import PretrainedConfig, Wav2Vec2BertConfig
 from . import mini
 from .checks import first_line
 from .config import AudioEncoderConfig
+from .devices import resolve_dtype
 from .files import whole_file, whole_folder
 from .seed import seed_config, seed_weights
 
@@ -57,8 +59,9 @@ def load_encoder(
     Raises:
         FileNotFoundError: nothing there. ValueError: see the module's text.
     """
-    dtype = torch.float32 if dtype is None else dtype
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
+    dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its name in older code
+    if dtype != "auto":
+        dtype = torch.float32 if dtype is None else resolve_dtype(dtype)
     if name_or_path == mini.NAME:
         return mini.load_mini_encoder().to(torch.float32 if dtype == "auto" else dtype)
     path = Path(name_or_path).expanduser()
@@ -72,7 +75,7 @@ def load_encoder(
         _refuse_pickle_folder(path)
     if isinstance(config, Wav2Vec2BertConfig):
         return _load_seed(cls, name_or_path, config, dtype=dtype, **kwargs)
-    return _aligned(_strict(load_folder, name_or_path, *args, dtype=dtype, **{"config": config, **kwargs}))
+    return _aligned(load_strictly(load_folder, name_or_path, *args, dtype=dtype, **{"config": config, **kwargs}))
 
 
 def read_config(name_or_path: str | os.PathLike[str], **hub_options: Any) -> AudioEncoderConfig | Wav2Vec2BertConfig:
@@ -89,7 +92,9 @@ def read_config(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Aud
         raise ValueError(f"{path}: no encoder: this folder holds no config.json")
     try:
         data, _ = PretrainedConfig.get_config_dict(path if path.is_dir() else str(name_or_path), **hub_options)
-    except OSError as error:
+        if not isinstance(data, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{name_or_path}: its config.json cannot be read: {first_line(error)}") from error
     return _parse_config(data, str(name_or_path))
 
@@ -132,8 +137,8 @@ def _load_single_file(cls: type[AudioEncoder], path: Path, dtype: torch.dtype | 
     config = _parse_config(_read_metadata(path), str(path))
     if not isinstance(config, AudioEncoderConfig):
         raise ValueError(f"{path}: a plain Wav2Vec2-BERT file needs its folder with config.json")
-    # Built without memory or random numbers; the file's tensors then take their places.
-    with torch.device("meta"):
+    # Built without memory or random numbers for its weights; the file's tensors then take their places.
+    with init_empty_weights(include_buffers=False):
         encoder = cls(config)
     weights = load_file(path)
     _check_weights(encoder, weights, str(path))
@@ -150,28 +155,32 @@ def _load_seed(
     from transformers import Wav2Vec2BertModel
 
     config = seed_config(name_or_path, backbone)
-    model = _strict(Wav2Vec2BertModel.from_pretrained, name_or_path, **kwargs)
-    with torch.device("meta"):
+    model = load_strictly(Wav2Vec2BertModel.from_pretrained, name_or_path, **kwargs)
+    with init_empty_weights(include_buffers=False):
         encoder = cls(config)
     encoder.load_state_dict(seed_weights(model.state_dict()), strict=True, assign=True)
     return _aligned(encoder.eval())
 
 
-def _strict(from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-    """The model that `from_pretrained` loads; what transformers only warns about is refused."""
+def load_strictly(
+    from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, allow_unexpected: bool = False, **kwargs: Any
+) -> Any:
+    """The model that transformers' `from_pretrained` loads, in evaluation mode; what it only warns about is refused.
+
+    Raises:
+        ValueError: missing, wrongly shaped or (unless allowed) unexpected weights, or a broken file.
+    """
     kwargs = {**kwargs, "use_safetensors": True, "output_loading_info": True}
     # Wrong shapes too come back as information then, by name, instead of as a table in the log.
     kwargs["ignore_mismatched_sizes"] = True
     try:
         model, info = from_pretrained(name_or_path, *args, **kwargs)
-    except RuntimeError as error:
-        raise ValueError(f"{name_or_path}: the weights do not fit the config: {first_line(error)}") from error
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: not a whole safetensors file: {first_line(error)}") from error
-    problems = [
-        (k, sorted(map(str, info.get(k) or ()))) for k in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    ]
-    _raise_on_names(str(name_or_path), dict(problems))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{name_or_path}: the weights cannot be loaded: {first_line(error)}") from error
+    kinds = ("missing_keys", "mismatched_keys", *(() if allow_unexpected else ("unexpected_keys",)))
+    _raise_on_names(str(name_or_path), {kind: sorted(map(_shapes, info.get(kind) or ())) for kind in kinds})
     return model.eval()
 
 

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import operator
 
+MIN_RATE, MAX_RATE = 1_000, 1_536_000  # Hz; what a header says beyond them is damage, and costs gigabytes
+
+
+def sample_rate_of(value: int) -> int:
+    """`value` as a sample rate in Hz.
+
+    Raises:
+        ValueError: no integer between 1,000 and 1,536,000.
+    """
+    rate = positive_int(value, "sample_rate")
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"sample_rate must be between {MIN_RATE} and {MAX_RATE} Hz, not {rate}")
+    return rate
+
 
 def positive_int(value: int, what: str) -> int:
     """`value` as an int of at least 1.
@@ -23,8 +37,7 @@ def positive_int(value: int, what: str) -> int:
 def describe(value: object) -> str:
     """dtype and shape of a tensor, the type's name of anything else."""
     # Not asked of torch: the command line's first answer must not wait for its import.
-    dtype, shape = (getattr(value, name, None) for name in ("dtype", "shape"))
-    return type(value).__name__ if dtype is None or shape is None else f"{dtype} {list(shape)}"
+    return f"{value.dtype} {list(value.shape)}" if type(value).__name__ == "Tensor" else type(value).__name__
 
 
 def one_line(text: str) -> str:

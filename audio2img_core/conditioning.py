@@ -111,7 +111,9 @@ def null_conditioning(space: TokenSpace) -> Conditioning:
     return Conditioning(space.null_tokens[None], None if space.null_pooled is None else space.null_pooled[None])
 
 
-def blend(a: Conditioning, b: Conditioning, weight: float, *, mode: str = "linear") -> Conditioning:
+def blend(
+    a: Conditioning, b: Conditioning, weight: float, *, mode: str = "linear", null: Conditioning | None = None
+) -> Conditioning:
     """A conditioning between two.
 
     Args:
@@ -119,7 +121,9 @@ def blend(a: Conditioning, b: Conditioning, weight: float, *, mode: str = "linea
             "spherical" repeat both to a common length, which changes nothing for cross-attention.
         weight: 0 gives `a`, 1 gives `b`.
         mode: "linear"; "spherical" (directions along the great circle, norms linear; Shoemake 1985); or "join"
-            (the tokens of both in one prompt, each scaled towards nothing by its share: 0.5 leaves both whole).
+            (the tokens of both in one prompt: 0.5 leaves both whole, towards an end the other one fades to the empty
+            prompt, and at the end it is left out).
+        null: the empty prompt [1, T, D] that a fading side of "join" goes to; None = zeros.
 
     Raises:
         ValueError: unknown mode, weight outside 0..1, widths or batches that do not fit.
@@ -141,8 +145,8 @@ def blend(a: Conditioning, b: Conditioning, weight: float, *, mode: str = "linea
         pooled = interpolate(*(p.expand(rows, -1) for p in (a.pooled, b.pooled)), weight)
     if mode == "join":
         shares = min(1.0, 2 * (1 - weight)), min(1.0, 2 * weight)
-        joined = [c.tokens.expand(rows, -1, -1) * share for c, share in zip((a, b), shares, strict=True)]
-        return Conditioning(torch.cat(joined, 1), pooled)
+        sides = [_faded(c.tokens, share, null) for c, share in zip((a, b), shares, strict=True) if share > 0]
+        return Conditioning(torch.cat([side.expand(rows, -1, -1) for side in sides], 1), pooled)
     length = lcm(a.tokens.shape[1], b.tokens.shape[1])
     if length > _MAX_REPEATS * max(a.tokens.shape[1], b.tokens.shape[1]):
         raise ValueError(f"cannot blend prompts of {a.tokens.shape[1]} and {b.tokens.shape[1]} tokens: fill both to 77")
@@ -202,6 +206,15 @@ def _join_windows(tokens: Tensor, clips: tuple[int, ...], null: Tensor) -> Tenso
     longest = max(len(rows) for rows in parts)
     empty = null.repeat(tokens.shape[1] // len(null), 1)
     return torch.stack([torch.cat(rows + [empty] * (longest - len(rows))) for rows in parts])
+
+
+def _faded(tokens: Tensor, share: float, null: Conditioning | None) -> Tensor:
+    if null is None or share == 1:
+        return tokens * share
+    _check_widths(tokens, null.tokens)
+    empty = null.tokens.to(tokens.device, tokens.dtype)
+    positions = torch.arange(tokens.shape[1], device=tokens.device) % empty.shape[1]
+    return torch.lerp(empty[:, positions].expand_as(tokens), tokens, share)
 
 
 def _slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:

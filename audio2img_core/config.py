@@ -43,8 +43,9 @@ class AudioEncoderConfig(PretrainedConfig):
         training: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
-        if not isinstance(backbone, Wav2Vec2BertConfig):
-            backbone = Wav2Vec2BertConfig(**(backbone or {}))
+        if isinstance(backbone, Wav2Vec2BertConfig):
+            backbone = backbone.to_dict()  # the caller's stays as it is
+        backbone = Wav2Vec2BertConfig(**(backbone or {}))
         # The head is ours: the adapter's fields in the backbone's config describe it, the backbone has none itself.
         backbone.add_adapter = False
         backbone.output_hidden_size = get_target(target).width

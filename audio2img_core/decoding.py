@@ -16,7 +16,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from .checks import one_line
+from .checks import MAX_RATE, MIN_RATE, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ def open_file(path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack) -
         if os.path.isdir(path):
             raise ValueError(f"{name} is a folder; allowed: {ALLOWED}")
         file = stack.enter_context(open(path, "rb"))  # noqa: SIM115 - the stack closes it
+        if not file.seekable():
+            raise ValueError(f"{name} is a pipe or device, not a file; allowed: {ALLOWED}")
     else:
         file, name = path, one_line(str(getattr(path, "name", "the file object")))
         if isinstance(file, io.TextIOBase) or not (hasattr(file, "read") and hasattr(file, "seek") and file.seekable()):
@@ -91,6 +93,8 @@ class Reader:
             raise ValueError(f"{name} holds no sound that can be decoded; allowed: {ALLOWED}")
         self.frames = itertools.chain(head, frames)
         self.rate, self.channels = head[0].sample_rate, head[0].layout.nb_channels
+        if not MIN_RATE <= self.rate <= MAX_RATE:
+            raise ValueError(f"{name} announces {self.rate} samples a second; allowed: {MIN_RATE} to {MAX_RATE}")
         self.tick = float(stream.time_base * self.rate)  # samples per unit of a timestamp
         self.zero = _mean_offset(head, 0.0, self.tick)
         # Frames start on a grid; coarse timestamps (1 ms in Matroska) are rounded to it.
@@ -99,8 +103,14 @@ class Reader:
             self.grid = math.gcd(self.grid, _VORBIS_GRID)
         self.grid_start = head[0].samples
 
-    def read(self, start: float, duration: float | None, *, seeking: bool) -> tuple[np.ndarray, int] | None:
-        """Samples [C, T] float32 of the part asked for, and their rate; None where seeking does not work."""
+    def read(
+        self, start: float, duration: float | None, *, seeking: bool, mono: bool = False
+    ) -> tuple[np.ndarray, int] | None:
+        """Samples [C, T] float32 of the part asked for, and their rate; None where seeking does not work.
+
+        `mono` mixes the channels to one as they come, C = 1.
+        """
+        self.mono = mono
         first = round(start * self.rate)
         stop = None if duration is None else first + max(1, round(duration * self.rate))
         if not seeking:
@@ -180,7 +190,8 @@ class Reader:
             end = position + frame.samples
             if end > first:
                 left, right = max(first - position, 0), frame.samples if stop is None else stop - position
-                parts.append(_to_float(frame, self.channels)[:, left:right])
+                samples = _to_float(frame, self.channels)[:, left:right]
+                parts.append(samples.mean(axis=0, keepdims=True, dtype=np.float32) if self.mono else samples)
             position = end
             if stop is not None and position >= stop:
                 ended = False

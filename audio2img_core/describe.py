@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import Wav2Vec2BertConfig
 
 from . import mini
 from .checkpoint import read_config
+from .checks import first_line
 from .seed import seed_config
 from .targets import get_target
 
@@ -49,13 +52,22 @@ def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a whole safetensors file ({first_line(error)})") from error
+
+
 def _headers(files: list[Path]) -> dict[str, Any]:
     """Parameters, dtype and size of safetensors files, from their headers."""
     if not files:
         return {}
     total, dtypes = 0, set()
     for file in files:
-        with safe_open(file, "pt") as opened:
+        with _opened(file) as opened:
             for name in opened.keys():  # noqa: SIM118 - a safe_open is no mapping
                 view = opened.get_slice(name)
                 total += torch.Size(view.get_shape()).numel()

@@ -28,17 +28,27 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
     return resolved
 
 
-def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """A dtype by name; None = float16 on a CUDA GPU and float32 elsewhere.
+def resolve_dtype(dtype: torch.dtype | str, device: torch.device | None = None) -> torch.dtype:
+    """A dtype by name, checked against the device that computes with it where one is given.
 
     Raises:
         ValueError: unknown name, or float16 on a CPU, where it is slow and overflows.
     """
-    if dtype is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
     resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if resolved not in DTYPES.values():
         raise ValueError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    if resolved == torch.float16 and device.type == "cpu":
+    if resolved == torch.float16 and device is not None and device.type == "cpu":
         raise ValueError("float16 is for GPUs: choose float32 or bfloat16 on a CPU")
     return resolved
+
+
+def encoder_dtype(device: torch.device) -> torch.dtype:
+    """What the encoder computes in by default: bfloat16 on a GPU that has it, float32 elsewhere."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def diffusion_dtype(device: torch.device) -> torch.dtype:
+    """What the diffusion model computes in by default: float16 on a CUDA GPU, as published, float32 elsewhere."""
+    return torch.float16 if device.type == "cuda" else torch.float32

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from . import mini
-from .checkpoint import PICKLE_SUFFIXES
+from .checkpoint import PICKLE_SUFFIXES, load_strictly
 from .checks import first_line
 from .targets import check_fits
 
@@ -41,27 +44,33 @@ def load_diffusion(
             raise ValueError("the mini model has no ControlNet: name another diffusion model")
         model = mini.load_mini_diffusion()
         return model if dtype == torch.float32 else model.to(dtype)
-    path = _existing(name_or_path, "diffusion model")
-    net_path = None if controlnet is None else _existing(controlnet, "ControlNet")
-    try:
-        if path.is_file():
-            diffusion = _load_single_file(path, dtype)
+    source = _existing(name_or_path, "diffusion model")
+    net_source = None if controlnet is None else _existing(controlnet, "ControlNet")
+    # Broken folders fail in the libraries with whatever comes first: each becomes one line with the folder's name.
+    with _named(source):
+        if Path(source).is_file():
+            diffusion = _load_single_file(Path(source), dtype)
         else:
-            diffusion = DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, torch_dtype=dtype)
-        net = None
-        if net_path is not None:
-            net = ControlNetModel.from_pretrained(str(net_path), use_safetensors=True, torch_dtype=dtype)
-    except OSError as error:
-        raise ValueError(f"{name_or_path}: cannot be loaded as a diffusion model: {first_line(error)}") from error
+            encoders = _load_text_encoders(source, dtype)
+            diffusion = DiffusionPipeline.from_pretrained(source, use_safetensors=True, torch_dtype=dtype, **encoders)
     if not hasattr(diffusion, "unet") or not type(diffusion).__name__.startswith(FAMILIES):
         raise ValueError(
-            f"{name_or_path}: a {type(diffusion).__name__} takes no CLIP prompt; allowed are the Stable Diffusion "
+            f"{source}: a {type(diffusion).__name__} takes no CLIP prompt; allowed are the Stable Diffusion "
             f"1.x, 2.x and XL pipelines (such as {StableDiffusionPipeline.__name__})"
         )
     if diffusion.unet.config.in_channels != 4:
-        raise ValueError(f"{name_or_path}: an inpainting or depth model takes more than a prompt; use its base model")
-    options = {} if net is None else {"controlnet": net}
-    return AutoPipelineForText2Image.from_pipe(diffusion, **options)
+        raise ValueError(f"{source}: an inpainting or depth model takes more than a prompt; use its base model")
+    _check_whole(source, diffusion)
+    if net_source is None:
+        return AutoPipelineForText2Image.from_pipe(diffusion)
+    with _named(net_source):
+        net = ControlNetModel.from_pretrained(net_source, use_safetensors=True, torch_dtype=dtype)
+    if net.config.cross_attention_dim != diffusion.unet.config.cross_attention_dim:
+        raise ValueError(
+            f"{net_source}: this ControlNet takes tokens of width {net.config.cross_attention_dim}, but the diffusion "
+            f"model takes {diffusion.unet.config.cross_attention_dim}: use a ControlNet made for that model"
+        )
+    return AutoPipelineForText2Image.from_pipe(diffusion, controlnet=net)
 
 
 def as_image_to_image(diffusion: Any) -> Any:
@@ -79,8 +88,9 @@ def check_fits_before_loading(target: str, name_or_path: str | os.PathLike[str])
     """
     file = Path(name_or_path).expanduser() / "unet" / "config.json"
     if file.is_file():
-        config = json.loads(file.read_text(encoding="utf-8"))
-        width = config.get("cross_attention_dim")
+        with _named(file):
+            config = json.loads(file.read_text(encoding="utf-8"))
+            width = config.get("cross_attention_dim")
         width = width[0] if isinstance(width, list) and width else width
         if isinstance(width, int):
             check_fits(target, width, pooled=config.get("addition_embed_type") == "text_time")
@@ -99,7 +109,7 @@ def takes_pooled(diffusion: Any) -> bool:
 
 def _load_single_file(path: Path, dtype: torch.dtype) -> Any:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if path.suffix != ".safetensors":
         hint = (
@@ -117,9 +127,48 @@ def _load_single_file(path: Path, dtype: torch.dtype) -> Any:
     return cls.from_single_file(str(path), torch_dtype=dtype, **options)
 
 
-def _existing(name_or_path: str | os.PathLike[str], what: str) -> Path:
-    """Its path; a name of the form owner/name that does not exist here may be a hub id."""
-    path, name = Path(name_or_path).expanduser(), str(name_or_path)
-    if path.exists() or (name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.suffix):
-        return path
+def _load_text_encoders(source: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The text encoders that a pipeline's index names, each whole: diffusers would fill gaps with random numbers."""
+    import transformers
+    from diffusers import DiffusionPipeline
+
+    index = DiffusionPipeline.load_config(source)
+    found = {}
+    for name, entry in index.items():
+        if name.startswith("text_encoder") and isinstance(entry, (list, tuple)) and entry[0] == "transformers":
+            cls = getattr(transformers, entry[1])
+            # Old files carry position numbers that newer code computes: more than enough is no harm here.
+            found[name] = load_strictly(
+                cls.from_pretrained, source, subfolder=name, torch_dtype=dtype, allow_unexpected=True
+            )
+    return found
+
+
+def _check_whole(source: str, diffusion: Any) -> None:
+    for name, part in diffusion.components.items():
+        if isinstance(part, torch.nn.Module):
+            missing = [key for key, tensor in part.state_dict().items() if tensor.is_meta]
+            if missing:
+                raise ValueError(f"{source}: its {name} lacks {len(missing)} weights ({', '.join(missing[:3])}, ...)")
+
+
+def _existing(name_or_path: str | os.PathLike[str], what: str) -> str:
+    """The name itself; where nothing of that name exists here, it must look like a hub id owner/name."""
+    name = str(name_or_path)
+    if Path(name).expanduser().exists():
+        return str(Path(name).expanduser())
+    local = name.startswith((".", "/", "~")) or name.endswith((".safetensors", *PICKLE_SUFFIXES))
+    if name.count("/") == 1 and not local:
+        return name
     raise FileNotFoundError(f"{name}: no such {what}; allowed are a folder, a .safetensors file or a hub id owner/name")
+
+
+@contextlib.contextmanager
+def _named(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever goes wrong while loading `source`, as one line that names it."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, SafetensorError) as error:
+        # One of our own names the place already.
+        words = first_line(error).removeprefix(f"{source}: ")
+        raise ValueError(f"{source}: cannot be loaded as a part of a diffusion model: {words}") from error

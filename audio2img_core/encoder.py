@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,18 +21,18 @@ from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
 from .targets import PROMPT_TOKENS
 from .windows import Window, WindowConfig, plan_windows, window_features
 
+logger = logging.getLogger(__name__)
+
 OnStep = Callable[[int, int], None]
 _MEL_CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel computed at once: an hour of sound needs no hour of spectra
 
 
 @dataclass
 class AudioEncoderOutput(ModelOutput):
-    """tokens [B, N, D]; pooled [B, P] or None; logit_scale and logit_bias [] of similarities."""
+    """tokens [B, N, D]; pooled [B, P] or None."""
 
     tokens: Tensor | None = None
     pooled: Tensor | None = None
-    logit_scale: Tensor | None = None
-    logit_bias: Tensor | None = None
 
 
 class AudioEncoder(Wav2Vec2BertPreTrainedModel):
@@ -51,8 +52,9 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         self.backbone = Wav2Vec2BertModel(config.backbone)
         self.head = make_head(config.head, config.backbone, config.token_dim, config.pooled_dim)
         # How sharply cosines tell captions apart: learned with the encoder as CLIP's, used to name what is heard.
-        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
-        self.logit_bias = nn.Parameter(torch.tensor(0.0))
+        # A training whose loss uses them unfreezes them: DDP waits for the gradient of every parameter that is not.
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE), requires_grad=False)
+        self.logit_bias = nn.Parameter(torch.tensor(0.0), requires_grad=False)
         if config.null_prompt:
             self.register_buffer("null_tokens", torch.zeros(PROMPT_TOKENS, config.token_dim))
             self.register_buffer("token_norms", torch.zeros(PROMPT_TOKENS))
@@ -78,7 +80,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         """Tokens of windows: input_features [B, F, 160], attention_mask [B, F] -> tokens [B, N, D], pooled."""
         frames = self.backbone(input_features, attention_mask=attention_mask).last_hidden_state
         tokens, pooled = self.head(frames, attention_mask)
-        return AudioEncoderOutput(tokens, pooled, self.logit_scale, self.logit_bias)
+        return AudioEncoderOutput(tokens=tokens, pooled=pooled)
 
     @torch.no_grad()
     def encode(
@@ -88,7 +90,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         *,
         window: float | None = None,
         hop: float | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
+        names: Sequence[str] | None = None,
         on_step: OnStep | None = None,
     ) -> AudioEmbeddings:
         """Tokens of whole clips. Long ones are cut in windows, which are encoded in batches.
@@ -99,8 +102,10 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
             sample_rate: of all clips, in Hz.
             window: seconds of one window; None = the checkpoint's.
             hop: seconds between window starts; None = the checkpoint's, or `window` where that is given.
-            batch_size: windows encoded at once.
-            on_step: called as on_step(windows done, windows in all) once for each window.
+            batch_size: windows encoded at once; None = 8 on a GPU and 1 elsewhere, where more is no faster.
+            names: of the clips, for warnings about them.
+            on_step: called as on_step(windows done, windows in all) once for each window, after its batch. What it
+                raises stops the work.
 
         Returns:
             AudioEmbeddings on the encoder's device in float32; the same input always gives the same output.
@@ -108,11 +113,17 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         Raises:
             ValueError: impossible waveform, sample rate, window, hop or batch size.
         """
+        if batch_size is None:
+            batch_size = 1 if self.device.type == "cpu" else 8
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         config = self._window_config(window, hop)
         waveforms = list(waveform) if isinstance(waveform, (list, tuple)) else [waveform]
         clips = [row for clip in waveforms for row in prepare(clip, sample_rate)]
+        for number, clip in enumerate(clips):
+            if not clip.any():
+                name = names[number] if names is not None and len(names) == len(clips) else f"clip {number}"
+                logger.warning("silence: every sample of %s is zero", name)
         if not clips:
             raise ValueError("no clip to encode: waveform is an empty list")
         mels = [self._clip_mel(clip, config) for clip in clips]
@@ -121,7 +132,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
             for i, mel in enumerate(mels)
             for w in plan_windows(len(mel), config.size_frames, config.hop_frames, clip=i)
         ]
-        training = self.training
+        were_training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             outputs = [
@@ -129,7 +140,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
                 for first in range(0, len(plan), batch_size)
             ]
         finally:
-            self.train(training)
+            for module in were_training:
+                module.training = True
         pooled = [output.pooled.float() for output in outputs if output.pooled is not None]
         return AudioEmbeddings(
             tokens=torch.cat([output.tokens.float() for output in outputs]),

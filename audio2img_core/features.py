@@ -86,6 +86,7 @@ def normalize(mel: Tensor, counts: Tensor) -> Tensor:
         [B, N, 80]; frames beyond a clip's count hold no meaning.
     """
     valid = _valid(mel, counts)
+    mel = torch.where(valid, mel, 0.0)
     n = counts.to(mel.dtype)[:, None, None]
     # Shifted by the first frame, so that a constant bin (silence) gives exactly zero and not rounding noise
     # blown up by the variance floor.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -28,7 +29,7 @@ def find_sounds(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
                 raise FileNotFoundError(f"{path}: no such file")
             found.append(path)
             continue
-        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+        below = [p for p in walk_files(path, follow_links=True) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
         if not below:
             raise ValueError(f"{path}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
         found += below
@@ -78,17 +79,40 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make the folder and try it with a file, so that a long work does not fail at its end.
+    """Try whether files can be written in a folder, that may not exist yet; a long work must not fail at its end.
+
+    Nothing is left behind, and the folder is not made.
 
     Raises:
         ValueError: it cannot be written; the message says why.
     """
+    folder = Path(folder)
+    existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written as an output folder ({error.strerror})") from error
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or where that is taken the first of NAME-2, NAME-3, ... that is not."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(p for p in itertools.chain([path], names) if not p.exists())
+
+
+def walk_files(root: str | os.PathLike[str], *, follow_links: bool = False) -> Iterator[Path]:
+    """Files below `root` in the order of their names, without hidden ones and those that are being written.
+
+    With `follow_links` folders behind links count too, each once.
+    """
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=follow_links):
+        real = os.path.realpath(folder)
+        below[:] = [] if real in seen else sorted(name for name in below if not name.startswith("."))
+        if real not in seen:
+            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        seen.add(real)
 
 
 def _umask() -> int:

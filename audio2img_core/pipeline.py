@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,18 @@ import torch
 from torch import Tensor
 
 from . import mini
-from .audio import SAMPLE_RATE, load_audio, read_audio_mapping, resample
+from .audio import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
 from .checkpoint import read_config
 from .conditioning import Conditioning, blend, condition, null_conditioning, to_diffusers
 from .config import AudioEncoderConfig
-from .devices import resolve_device, resolve_dtype
+from .devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
 from .diffusion import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
 from .embeddings import AudioEmbeddings
 from .encoder import AudioEncoder
 from .targets import check_fits
 from .text import encode_text, null_conditioning_of
 
+_MAX_SEED = 2**63 - 1  # of torch's generators
 Sound = str | os.PathLike[str] | tuple[Tensor, int] | Mapping[str, Any]
 
 
@@ -69,19 +71,22 @@ class AudioToImagePipeline:
             diffusion: "mini", or a diffusers folder, a single `.safetensors` file, or a hub id.
             controlnet: folder or hub id of a ControlNet.
             device: None = the GPU where there is one.
-            dtype: of both; None = float16 on a GPU and float32 elsewhere.
+            dtype: of both; None = float32 on a CPU, on a GPU float16 for the diffusion model and bfloat16 for the
+                encoder.
 
         Raises:
             FileNotFoundError, ValueError: as the two loaders; and where the two do not fit each other.
         """
         device = resolve_device(device)
-        dtype = resolve_dtype(dtype, device)
+        dtypes = [
+            f(device) if dtype is None else resolve_dtype(dtype, device) for f in (encoder_dtype, diffusion_dtype)
+        ]
         if encoder != mini.NAME:
             config = read_config(encoder)
             if isinstance(config, AudioEncoderConfig):
                 check_fits_before_loading(config.target, diffusion)
-        heard = AudioEncoder.from_pretrained(encoder, dtype=dtype)
-        drawn = load_diffusion(diffusion, controlnet=controlnet, dtype=dtype)
+        heard = AudioEncoder.from_pretrained(encoder, dtype=dtypes[0])
+        drawn = load_diffusion(diffusion, controlnet=controlnet, dtype=dtypes[1])
         return cls(heard, drawn).to(device)
 
     def to(self, device: torch.device | str) -> AudioToImagePipeline:
@@ -137,6 +142,8 @@ class AudioToImagePipeline:
         options = self._sampler_options(steps, guidance, size, init_image, strength, control_image, control_scale)
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
+        if seed is not None and not 0 <= seed <= _MAX_SEED - count:
+            raise ValueError(f"seed must be between 0 and {_MAX_SEED}, not {seed}")
         heard = sounds if isinstance(sounds, AudioEmbeddings) else self.encode(sounds, start=start, duration=duration)
         positive, negative_conditioning = self.condition(
             heard,
@@ -148,7 +155,7 @@ class AudioToImagePipeline:
             windows=windows,
         )
         rows = len(positive.tokens)
-        seed = int(torch.seed() % 2**32) if seed is None else seed
+        seed = secrets.randbits(32) if seed is None else seed
         seeds = [seed + k for _ in range(rows) for k in range(count)]
         # On the CPU, so that a seed gives one picture on every device.
         generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
@@ -176,7 +183,8 @@ class AudioToImagePipeline:
         """What the encoder hears in one or more sounds; see `__call__` for what a sound can be."""
         several = isinstance(sounds, Sequence) and not isinstance(sounds, (str, tuple))
         clips = [clip for sound in (sounds if several else [sounds]) for clip in _read(sound, start, duration)]
-        return self.encoder.encode(clips, SAMPLE_RATE, on_step=on_step)
+        names = [name or f"clip {number}" for number, (_, name) in enumerate(clips)]
+        return self.encoder.encode([clip for clip, _ in clips], SAMPLE_RATE, names=names, on_step=on_step)
 
     def condition(
         self,
@@ -190,6 +198,7 @@ class AudioToImagePipeline:
         windows: str = "average",
     ) -> tuple[Conditioning, Conditioning]:
         """Positive and negative conditioning of embeddings, mixed with text; see `__call__`."""
+        check_fits(heard.space.target, token_width(self.diffusion), pooled=takes_pooled(self.diffusion))
         if heard.space.null_tokens is None:
             null = null_conditioning_of(self.diffusion)
         else:
@@ -198,7 +207,7 @@ class AudioToImagePipeline:
         device = positive.tokens.device
         if prompt:
             text = encode_text(self.diffusion, prompt).to(device)
-            positive = blend(positive, text, prompt_weight, mode=blend_mode)
+            positive = blend(positive, text, prompt_weight, mode=blend_mode, null=null)
         return positive, encode_text(self.diffusion, negative).to(device) if negative else empty
 
     def _sampler_options(
@@ -231,23 +240,24 @@ class AudioToImagePipeline:
                 raise ValueError(f"strength must be above 0 and at most 1, and steps x strength at least 1: {strength}")
             options |= {"image": _sized(init_image, size), "strength": strength}
         if has_controlnet:
-            options["control_image" if init_image is not None else "image"] = _sized(control_image, size)
+            beside = size if init_image is None else options["image"].size
+            options["control_image" if init_image is not None else "image"] = _sized(control_image, beside)
             options["controlnet_conditioning_scale"] = control_scale
         if size is not None and (init_image is None or has_controlnet):
             options |= {"width": size[0], "height": size[1]}
         return options
 
 
-def _read(sound: Sound, start: float, duration: float | None) -> list[Tensor]:
-    """The clips of a sound at 16 kHz, each [T] or [C, T]."""
+def _read(sound: Sound, start: float, duration: float | None) -> list[tuple[Tensor, str | None]]:
+    """The clips of a sound, [T] mono 16 kHz, and their names where they have one."""
     if isinstance(sound, Mapping):
-        waveform, rate = read_audio_mapping(sound)
+        clips = prepare(*read_audio_mapping(sound))
     elif isinstance(sound, tuple):
         waveform, rate = sound
+        clips = prepare(torch.as_tensor(waveform) if hasattr(waveform, "__array__") else waveform, rate)
     else:
-        waveform, rate = load_audio(sound, start=start, duration=duration)
-    waveform = resample(waveform, rate, SAMPLE_RATE)
-    return list(waveform) if waveform.ndim == 3 else [waveform]
+        return [(load_mono(sound, start=start, duration=duration), str(sound))]
+    return [(clip, None) for clip in clips]
 
 
 def _sized(image: Any, size: tuple[int, int] | None) -> Any:

@@ -36,7 +36,7 @@ def make_encoder(target: str, *, size: str = "tiny", head: str = "query", seed: 
         ValueError: unknown target, size or head.
     """
     _check_size(size)
-    backbone: dict[str, Any] = {"num_adapter_layers": 2, "layerdrop": 0.0, "apply_spec_augment": False}
+    backbone: dict[str, Any] = {"num_adapter_layers": 2, "layerdrop": 0.0, "mask_time_prob": 0.0}
     inner: dict[str, Any] = {"kind": head}
     if size == "tiny":
         backbone |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

@@ -62,18 +62,19 @@ class Window(NamedTuple):
 def plan_windows(frames: int, size: int, hop: int, *, clip: int = 0) -> list[Window]:
     """Windows of at most `size` frames every `hop` frames that cover `frames` frames.
 
-    With hop = size every frame is in exactly one window; the last one may be shorter. A tail of a single frame
-    (10 ms) has no variance and is left out.
+    With hop = size every frame is in exactly one window; the last one may be shorter. Behind a whole window a tail of
+    less than a twentieth of one is left out: it says nothing by itself, and a window of it would count like the others.
 
     Raises:
         ValueError: fewer than 2 frames, or size or hop below 2.
     """
     if frames < MIN_FRAMES or size < MIN_FRAMES or hop < MIN_FRAMES:
         raise ValueError(f"windows need at least {MIN_FRAMES} frames each: frames={frames}, size={size}, hop={hop}")
-    windows = []
+    windows: list[Window] = []
+    shortest = max(MIN_FRAMES, size // 20)
     for start in range(0, frames, hop):
         length = min(size, frames - start)
-        if length >= MIN_FRAMES:
+        if not windows or length >= shortest:
             windows.append(Window(clip, start, length))
         if start + size >= frames:
             break

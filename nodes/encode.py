@@ -71,16 +71,24 @@ class EncodeAudio:
             },
             "optional": {
                 "window": ("FLOAT", {**seconds, "tooltip": "Seconds of one window; 0 is what the encoder learned."}),
-                "hop": ("FLOAT", {**seconds, "tooltip": "Seconds between window starts; 0 puts them side by side."}),
+                "hop": (
+                    "FLOAT",
+                    {**seconds, "tooltip": "Seconds between windows; 0 is what the encoder learned."},
+                ),
                 "batch_size": (
                     "INT",
-                    {"default": 8, "min": 1, "max": 256, "tooltip": "Windows encoded at once: less needs less memory."},
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 256,
+                        "tooltip": "Windows at once; 0 is 8 on a GPU, 1 elsewhere.",
+                    },
                 ),
             },
         }
 
     def execute(
-        self, encoder: host.ManagedEncoder, audio: Any, window: float = 0.0, hop: float = 0.0, batch_size: int = 8
+        self, encoder: host.ManagedEncoder, audio: Any, window: float = 0.0, hop: float = 0.0, batch_size: int = 0
     ) -> tuple[AudioEmbeddings]:
         waveform, rate = read_audio_mapping(audio)
         embeddings = encoder.ready().encode(
@@ -88,7 +96,7 @@ class EncodeAudio:
             rate,
             window=window or None,
             hop=hop or None,
-            batch_size=batch_size,
+            batch_size=batch_size or None,
             on_step=host.progress(),
         )
         return (embeddings.to(host.intermediate_device()),)

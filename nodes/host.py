@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..audio2img_core import devices
 from ..audio2img_core.conditioning import Conditioning, from_comfy
-from ..audio2img_core.devices import DTYPES, resolve_device
-from ..audio2img_core.files import AUDIO_SUFFIXES
+from ..audio2img_core.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.mini import NAME as MINI
 
 try:
@@ -59,10 +59,10 @@ class _Box(torch.nn.Module):
 def manage_encoder(name: str, encoder: AudioEncoder) -> ManagedEncoder:
     """Hand an encoder over to the host's model management."""
     if comfy is None:
-        return ManagedEncoder(name, encoder.to(resolve_device(None)))
+        return ManagedEncoder(name, encoder.to(_encoder_device()))
     patcher = comfy.model_patcher.ModelPatcher(
         _Box(encoder),
-        load_device=comfy.model_management.text_encoder_device(),
+        load_device=_encoder_device(),
         offload_device=comfy.model_management.text_encoder_offload_device(),
     )
     return ManagedEncoder(name, encoder, patcher)
@@ -70,14 +70,8 @@ def manage_encoder(name: str, encoder: AudioEncoder) -> ManagedEncoder:
 
 def encoder_dtype(name: str) -> torch.dtype:
     """A dtype by name; "auto" is bfloat16 on a GPU that has it and float32 elsewhere."""
-    if name != "auto":
-        return DTYPES[name]
-    if comfy is not None:
-        device = comfy.model_management.text_encoder_device()
-        # ComfyUI's own text_encoder_dtype says float16 on a CPU, which is slow there and overflows.
-        use_bf16 = device.type != "cpu" and comfy.model_management.should_use_bf16(device)
-        return torch.bfloat16 if use_bf16 else torch.float32
-    return torch.bfloat16 if resolve_device(None).type == "cuda" else torch.float32
+    # Not ComfyUI's own text_encoder_dtype: it says float16 on a CPU, which is slow there and overflows.
+    return devices.encoder_dtype(_encoder_device()) if name == "auto" else devices.DTYPES[name]
 
 
 def intermediate_device() -> torch.device:
@@ -88,7 +82,7 @@ def intermediate_device() -> torch.device:
 def input_files() -> list[str]:
     """Sounds and videos in the input folder and below, as paths relative to it."""
     root = _input_root()
-    found = (p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    found = (p for p in walk_files(root) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
     return sorted(p.relative_to(root).as_posix() for p in found)
 
 
@@ -121,9 +115,10 @@ def encoder_names() -> list[str]:
     """ "mini", and the single files and folders in `models/audio_encoders`."""
     names = [MINI]
     for root in _encoder_roots():
-        files = (p for p in root.rglob("*.safetensors") if not (p.parent / "config.json").exists())
-        folders = (p.parent for p in root.rglob("config.json"))
-        names += sorted(p.relative_to(root).as_posix() for p in {*files, *folders})
+        below = list(walk_files(root, follow_links=True))
+        folders = {p.parent for p in below if p.name == "config.json"}
+        files = {p for p in below if p.suffix == ".safetensors" and p.parent not in folders}
+        names += sorted(p.relative_to(root).as_posix() for p in files | folders)
     return list(dict.fromkeys(names))
 
 
@@ -158,6 +153,10 @@ def progress() -> Callable[[int, int], None]:
 def empty_prompt(clip: Any) -> Conditioning:
     """What a ComfyUI CLIP makes of the empty prompt."""
     return from_comfy(clip.encode_from_tokens_scheduled(clip.tokenize("")))
+
+
+def _encoder_device() -> torch.device:
+    return devices.resolve_device(None) if comfy is None else comfy.model_management.text_encoder_device()
 
 
 def _input_root() -> Path:

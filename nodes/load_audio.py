@@ -38,7 +38,9 @@ class LoadAudio:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, audio_file: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, audio_file: str | None) -> bool | str:
+        if audio_file is None:  # comes over a link and is not known yet
+            return True
         try:
             host.input_path(audio_file)
         except (ValueError, OSError) as error:

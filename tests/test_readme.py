@@ -62,6 +62,8 @@ def test_the_hub_commands_parse():
         # A sound that is not there is the first thing to stop it: the options were all understood.
         if words[1] == "generate":
             assert main([*words[1:2], "no/such/rain.wav", *words[3:]]) == 2
+        else:
+            assert main([words[1], "/no/such/encoder", *words[3:]]) == 2
 
 
 def test_links_lead_somewhere():

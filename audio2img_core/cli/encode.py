@@ -19,24 +19,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cut_arguments(parser)
     parser.add_argument("--encoder", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
     parser.add_argument("--average", action="store_true", help="one embedding a sound, not one a window")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="windows at once (default: 8)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="windows at once (default: 8 on a GPU, else 1)")
     add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode what is not encoded yet; sounds that cannot be read are reported and left out."""
+    from ..audio import check_part
+
     sounds = find_sounds(arguments.inputs)
+    check_part(arguments.start, arguments.duration)
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise ValueError(f"batch-size must be at least 1, not {arguments.batch_size}")
     output = Path(arguments.output)
     if output.suffix != ".safetensors":
         raise ValueError(f"{output}: embeddings are written to a .safetensors file")
     check_writable(output.parent)
     quiet_libraries()
     from ..bulk import EmbeddingStore
-    from ..devices import resolve_device, resolve_dtype
+    from ..devices import encoder_dtype, resolve_device, resolve_dtype
     from ..encoder import AudioEncoder
 
     device = resolve_device(arguments.device)
-    dtype = resolve_dtype(arguments.dtype, device)
+    dtype = resolve_dtype(arguments.dtype, device) if arguments.dtype else encoder_dtype(device)
     encoder = AudioEncoder.from_pretrained(arguments.encoder, dtype=dtype).to(device)
     store = EmbeddingStore(
         output, encoder, start=arguments.start, duration=arguments.duration, average=arguments.average

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import check_writable, find_sounds, whole_file
+from ..files import check_writable, find_sounds, free_name, whole_file
 from .common import MINI, add_cut_arguments, add_device_arguments, message, progress, quiet_libraries
 
 HELP = "Draw pictures of what is heard in sound files."
@@ -59,9 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw each sound; a sound that cannot be read is reported and the others go on."""
+    from ..audio import check_part
+
     sounds = find_sounds(arguments.inputs)
     output = Path(arguments.output)
-    single = output.suffix.lower() == ".png"
+    check_part(arguments.start, arguments.duration)
+    single = output.suffix.lower() == ".png" and not output.is_dir()
     if not single and output.suffix and not output.is_dir():
         raise ValueError(f"{output}: pictures are written as .png; allowed are NAME.png or a folder")
     check_writable(output.parent if single else output)
@@ -109,19 +112,20 @@ def run(arguments: argparse.Namespace) -> int:
         windows = len(drawn.images) // arguments.count
         for number, (image, seed) in enumerate(zip(drawn.images, drawn.seeds, strict=True)):
             window = f"-w{number // arguments.count + 1}" if windows > 1 else ""
-            name = picture_name(output, sound, sounds, f"{window}-{seed}" if arguments.count > 1 else window)
+            suffix = f"{window}-{seed}" if arguments.count > 1 else window
+            name = picture_name(output, sound, suffix, into_folder=not single, several=len(sounds) > 1)
             write_picture(image, name, settings(arguments, sound, seed))
             print(name)
     return 2 if failed else 0
 
 
-def picture_name(output: Path, sound: Path, sounds: list[Path], suffix: str) -> Path:
-    """Where a picture goes. Sounds of one name in several folders keep apart by their number."""
-    twins = [other for other in sounds if other.stem == sound.stem]
-    stem = sound.stem if len(twins) == 1 else f"{sound.stem}-{twins.index(sound) + 1}"
-    if output.suffix.lower() != ".png":
-        return output / f"{stem}{suffix}.png"
-    return output.with_name(f"{output.stem}{f'-{stem}' if len(sounds) > 1 else ''}{suffix}{output.suffix}")
+def picture_name(output: Path, sound: Path, suffix: str, *, into_folder: bool, several: bool) -> Path:
+    """Where a picture goes: to the very name that was asked for, else to one that nothing has yet."""
+    if into_folder:
+        return free_name(output / f"{sound.stem}{suffix}.png")
+    if not several and not suffix:
+        return output
+    return free_name(output.with_name(f"{output.stem}{f'-{sound.stem}' if several else ''}{suffix}{output.suffix}"))
 
 
 def settings(arguments: argparse.Namespace, sound: Path, seed: int) -> dict[str, Any]:
@@ -159,7 +163,7 @@ def open_image(path: str | None) -> Any:
             return image.convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a picture that can be read") from error
 
 

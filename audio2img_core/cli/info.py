@@ -49,11 +49,17 @@ def picture_facts(path: str) -> dict[str, Any]:
             text = image.info.get("audio2img")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a picture that can be read") from error
     if text is None:
         raise ValueError(f"{path}: carries no audio2img settings")
-    return json.loads(text)
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or not facts:
+        raise ValueError(f"{path}: its audio2img settings are damaged")
+    return facts
 
 
 def encoder_facts(source: str) -> dict[str, Any]:

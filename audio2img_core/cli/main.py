@@ -8,8 +8,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .. import __version__
+from ..checks import first_line
 from . import convert, encode, generate, info, init
 from .common import message
 
@@ -18,7 +20,7 @@ COMMANDS = (generate, encode, info, convert, init)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="audio2img", description="Sound as a prompt: draw what is heard.")
+    parser = _Parser(prog="audio2img", description="Sound as a prompt: draw what is heard.")
     parser.add_argument("--version", action="version", version=f"audio2img {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
@@ -43,6 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"audio2img: error: {message(error)}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        # Out of memory, of the machine or of the GPU, or a fault of ours: no user's mistake that we foresaw.
+        if arguments.debug:
+            raise
+        words = first_line(error) if str(error) else type(error).__name__
+        print(f"audio2img: failed: {words} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors of one line, as all ours; argparse's own comes with a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"audio2img: error: {message} ({self.prog} --help)\n")
 
 
 def _quiet(debug: bool) -> None:

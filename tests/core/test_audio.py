@@ -21,7 +21,7 @@ import torch
 from sounds import noise, sine, write_audio
 
 from audio2img_core import decoding, resampling
-from audio2img_core.audio import load_audio, prepare, read_audio_mapping, resample, to_mono
+from audio2img_core.audio import load_audio, load_mono, prepare, read_audio_mapping, resample, to_mono
 
 ROOT = Path(__file__).parents[2]
 
@@ -595,15 +595,15 @@ def test_audio_mappings():
         (None, "no audio (None): the video or file has no sound"),
         (7, "must be a mapping"),
         ({"waveform": torch.ones(1, 1, 5)}, "lacks 'sample_rate'"),
-        ({"sample_rate": 1}, "lacks 'waveform'"),
-        ({"waveform": [[[0.0]]], "sample_rate": 1}, "not list"),
-        ({"waveform": torch.ones(1, 5), "sample_rate": 1}, "[1, 5]"),
-        ({"waveform": torch.ones(1, 1, 5, dtype=torch.int16), "sample_rate": 1}, "int16"),
-        ({"waveform": torch.ones(0, 1, 5), "sample_rate": 1}, "[0, 1, 5]"),
-        ({"waveform": torch.ones(1, 0, 5), "sample_rate": 1}, "[1, 0, 5]"),
-        ({"waveform": torch.ones(1, 1, 0), "sample_rate": 1}, "[1, 1, 0]"),
-        ({"waveform": torch.full((1, 1, 5), math.nan), "sample_rate": 1}, "NaN or infinite"),
-        ({"waveform": torch.full((1, 1, 5), math.inf), "sample_rate": 1}, "NaN or infinite"),
+        ({"sample_rate": 16_000}, "lacks 'waveform'"),
+        ({"waveform": [[[0.0]]], "sample_rate": 16_000}, "not list"),
+        ({"waveform": torch.ones(1, 5), "sample_rate": 16_000}, "[1, 5]"),
+        ({"waveform": torch.ones(1, 1, 5, dtype=torch.int16), "sample_rate": 16_000}, "int16"),
+        ({"waveform": torch.ones(0, 1, 5), "sample_rate": 16_000}, "[0, 1, 5]"),
+        ({"waveform": torch.ones(1, 0, 5), "sample_rate": 16_000}, "[1, 0, 5]"),
+        ({"waveform": torch.ones(1, 1, 0), "sample_rate": 16_000}, "[1, 1, 0]"),
+        ({"waveform": torch.full((1, 1, 5), math.nan), "sample_rate": 16_000}, "NaN or infinite"),
+        ({"waveform": torch.full((1, 1, 5), math.inf), "sample_rate": 16_000}, "NaN or infinite"),
         ({"waveform": torch.ones(1, 1, 5), "sample_rate": 0}, "sample_rate must be an integer >= 1, not 0"),
         ({"waveform": torch.ones(1, 1, 5), "sample_rate": 1.5}, "not 1.5"),
     ],
@@ -623,12 +623,21 @@ def test_prepare_takes_one_two_or_three_dimensions(caplog):
     assert not caplog.records
 
 
-def test_prepare_warns_of_silence_once(caplog):
-    clips = noise(0.1).repeat(4, 2, 1)
-    clips[1] = clips[3] = 0
-    prepare(clips, 16_000)
-    (record,) = caplog.records
-    assert record.getMessage().startswith("silence: ") and "1, 3" in record.getMessage()
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3"])
+def test_load_mono_is_prepare_of_the_whole(tmp_path, suffix):
+    path = write_audio(tmp_path / f"x{suffix}", torch.stack([noise(4.0, 44_100, 1), noise(4.0, 44_100, 2)]), 44_100)
+    for part in ({}, {"start": 2.5, "duration": 0.7}):
+        expected = prepare(*load_audio(path, sample_rate=None, **part))
+        assert torch.equal(load_mono(path, **part)[None], expected)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2_000_000_000])
+def test_a_header_with_an_absurd_rate_is_refused(tmp_path, rate):
+    path = write_audio(tmp_path / "x.wav", noise(0.1), 16_000)
+    data = bytearray(path.read_bytes())
+    data[24:32] = struct.pack("<II", rate, min(2 * rate, 2**32 - 1))
+    path.write_bytes(data)
+    assert "1000 to 1536000" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,9 @@ def test_dtype(saved):
     assert AudioEncoder.from_pretrained(saved).dtype == torch.float32
     assert AudioEncoder.from_pretrained(saved, dtype=torch.bfloat16).dtype == torch.bfloat16
     assert AudioEncoder.from_pretrained(saved, dtype="bfloat16").dtype == torch.bfloat16
+    assert AudioEncoder.from_pretrained(saved, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="unknown dtype 'bf16'"):
+        AudioEncoder.from_pretrained(saved, dtype="bf16")
 
 
 def test_describe_reads_no_weights(saved):
@@ -224,6 +227,16 @@ def test_an_existing_folder_is_not_overwritten(encoder, tmp_path):
     with pytest.raises(FileExistsError):
         save(encoder, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_every_position_embedding_of_the_backbone_loads(tmp_path):
+    for kind in ("rotary", "relative", "relative_key"):
+        config = make_encoder("sd15").config.to_dict()
+        config["backbone"]["position_embeddings_type"] = kind
+        encoder = AudioEncoder(AudioEncoderConfig(**config)).eval()
+        save(encoder, tmp_path / f"{kind}.safetensors")
+        again = AudioEncoder.from_pretrained(tmp_path / f"{kind}.safetensors")
+        assert torch.equal(again.encode(noise(1.0), 16000).tokens, encoder.encode(noise(1.0), 16000).tokens)
 
 
 def test_set_teacher_checks_shapes():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import wave
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sounds import noise, sine, write_audio
 
 from audio2img_core.cli import main
@@ -130,7 +131,7 @@ def test_a_folder_in_pictures_out(run, examples, tmp_path, models):
     code, stdout, _ = run("generate", sounds, "-o", out, *models("sd15"), "--steps", 1, "--seed", 7, "--count", 2)
     names = sorted(p.name for p in out.iterdir())
     assert code == 0
-    assert names == ["a-1-7.png", "a-1-8.png", "a-2-7.png", "a-2-8.png", "b-7.png", "b-8.png"]
+    assert names == ["a-7-2.png", "a-7.png", "a-8-2.png", "a-8.png", "b-7.png", "b-8.png"]
     assert len(stdout.splitlines()) == 6
     code, stdout, _ = run(
         "generate", sounds / "a.wav", "-o", tmp_path / "x.png", *models("sd15"), "--steps", 1, "--seed", 7, "--count", 2
@@ -208,6 +209,9 @@ def test_bad_files_get_one_line_and_leave_nothing(run, tmp_path, name):
         (["--init-image", "nothing.png"], ["nothing.png", "no such picture"]),
         (["--init-image", "short.wav"], ["short.wav", "not a picture"]),
         (["--count", "0"], ["count"]),
+        (["--seed", "99999999999999999999"], ["seed", "between 0 and"]),
+        (["--seed", "-1"], ["seed", "between 0 and"]),
+        (["--encoder", "nowhere.safetensors", "-o", "new/out.png"], ["no such encoder"]),
         (["--sound-strength", "nan"], ["strength"]),
         (["--windows", "first"], ["first", "average"]),
         (["--prompt", "x", "--prompt-weight", "3"], ["3", "between 0 and 1"]),
@@ -221,7 +225,7 @@ def test_bad_options_get_one_line_and_leave_nothing(run, tmp_path, monkeypatch, 
     Image.new("RGB", (64, 64)).save("in.png")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = run("generate", "short.wav", "-o", "out.png", *options)
-    lines = [line for line in err.splitlines() if "untrained" not in line and not line.startswith(("usage:", " "))]
+    lines = [line for line in err.splitlines() if "untrained" not in line]
     assert code == 2 and out == "" and len(lines) == 1
     assert all(word in lines[0] for word in words), lines
     assert sorted(tmp_path.rglob("*")) == before
@@ -243,12 +247,81 @@ def test_an_output_folder_that_cannot_be_written(run, examples, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_pictures_are_not_overwritten_unless_named(run, tmp_path, models):
+    sounds = tmp_path / "s"
+    sounds.mkdir()
+    for i, name in enumerate(("rain.wav", "rain.flac", "rain-2.wav")):
+        write_audio(sounds / name, noise(0.3, seed=i), 16000)
+    options = [*models("sd15"), "--steps", 1, "--seed", 0]
+    code, out, _ = run("generate", sounds, "-o", tmp_path / "o", *options)
+    assert code == 0 and len(set(out.split())) == 3 == len(list((tmp_path / "o").iterdir()))
+    run("generate", sounds / "rain.wav", "-o", tmp_path / "o", *options)
+    assert len(list((tmp_path / "o").iterdir())) == 4
+    for _ in range(2):
+        assert run("generate", sounds / "rain.wav", "-o", tmp_path / "x.png", *options)[0] == 0
+    assert len(list(tmp_path.glob("x*.png"))) == 1
+    (tmp_path / "dir.png").mkdir()
+    assert run("generate", sounds / "rain.wav", "-o", tmp_path / "dir.png", *options)[0] == 0
+    assert [p.name for p in (tmp_path / "dir.png").iterdir()] == ["rain.png"]
+
+
+@pytest.mark.parametrize("damage", ["text encoder", "missing text", "missing unet", "config", "encoder config"])
+def test_broken_models_get_one_line(run, examples, tmp_path, tiny_folders, damage):
+    folder = shutil.copytree(tiny_folders("sd15"), tmp_path / "m")
+    text = folder / "diffusion" / "text_encoder" / "model.safetensors"
+    unet = folder / "diffusion" / "unet" / "diffusion_pytorch_model.safetensors"
+    if damage == "text encoder":
+        text.write_bytes(text.read_bytes()[:5000])
+    elif damage in ("missing text", "missing unet"):
+        file = text if damage == "missing text" else unet
+        tensors = load_file(file)
+        del tensors[next(name for name in tensors if "attn" in name)]
+        save_file(tensors, file, metadata={"format": "pt"})
+    elif damage == "config":
+        (folder / "diffusion" / "unet" / "config.json").write_text("[]")
+    else:
+        (folder / "encoder" / "config.json").write_text("[]")
+    code, out, err = run(
+        "generate", examples / "crow.flac", "-o", tmp_path / "o.png", "--steps", 1, "--prompt", "dog",
+        "--encoder", folder / "encoder", "--diffusion", folder / "diffusion",
+    )  # fmt: skip
+    assert code == 2 and out == "" and len(err.splitlines()) == 1 and str(folder) in err, err
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_info_on_damaged_files(run, tmp_path, tiny_folders):
+    from PIL.PngImagePlugin import PngInfo
+
+    for text in ("5", "[]", "{}", "{"):
+        chunks = PngInfo()
+        chunks.add_itxt("audio2img", text)
+        Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=chunks)
+        code, _, err = run("info", tmp_path / "x.png")
+        assert code == 2 and "damaged" in err
+    folder = shutil.copytree(tiny_folders("sd15") / "encoder", tmp_path / "e")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, _, err = run("info", folder)
+    assert code == 2 and "not a whole safetensors file" in err and len(err.splitlines()) == 1
+
+
+def test_an_unforeseen_fault_is_one_line_too(run, examples, monkeypatch, tmp_path):
+    from audio2img_core import pipeline
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(pipeline.AudioToImagePipeline, "__call__", fail)
+    code, _, err = run("generate", examples / "crow.flac", "-o", tmp_path / "o.png")
+    assert code == 1 and "audio2img: failed: MemoryError (--debug shows where)" in err
+
+
 def test_silence_and_a_truncated_file_work_with_a_warning(run, tmp_path, models):
     write_audio(tmp_path / "silence.wav", torch.zeros(8000), 16000)
     write_audio(tmp_path / "cut.wav", noise(3.0), 16000)
     whole = (tmp_path / "cut.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 3])
-    for name, words in (("silence.wav", ["silen"]), ("cut.wav", ["cut.wav", "1.0", "3.0"])):
+    for name, words in (("silence.wav", ["silen", "silence.wav"]), ("cut.wav", ["cut.wav", "1.0", "3.0"])):
         code, _, err = run("generate", tmp_path / name, "-o", tmp_path / "o.png", *models("sd15"), "--steps", 1)
         assert code == 0 and len(err.splitlines()) == 1, err
         assert all(word in err for word in words), err
@@ -278,7 +351,7 @@ def test_encode_gives_what_the_library_gives(run, examples, tmp_path, models):
 
     assert run("encode", examples / "piano.flac", "-o", tmp_path / "e.safetensors", *models("sd15")[:2])[0] == 0
     encoder = AudioEncoder.from_pretrained(models("sd15")[1])
-    expected = encoder.encode(*load_audio(examples / "piano.flac")).tokens
+    expected = encoder.encode(*load_audio(examples / "piano.flac", sample_rate=None)).tokens
     tokens = load_file(tmp_path / "e.safetensors")[f"{(examples / 'piano.flac').as_posix()}/tokens"]
     assert torch.equal(tokens, expected)
 

@@ -129,6 +129,21 @@ def test_spherical_of_parallel_opposite_and_zero_vectors_is_finite():
     )
 
 
+@pytest.mark.parametrize(("weight", "end"), [(0, 0), (1, 1)])
+def test_join_ends_at_its_ends(weight, end):
+    sides = [Conditioning(torch.randn(1, 77, 8), torch.randn(1, 4)) for _ in range(2)]
+    joined = blend(*sides, weight, mode="join")
+    assert torch.equal(joined.tokens, sides[end].tokens) and torch.equal(joined.pooled, sides[end].pooled)
+
+
+def test_a_fading_side_of_join_goes_to_the_empty_prompt():
+    a, b = (Conditioning(torch.randn(1, 77, 8)) for _ in range(2))
+    null = Conditioning(torch.randn(1, 77, 8))
+    joined = blend(a, b, 0.25, mode="join", null=null).tokens
+    assert torch.equal(joined[:, :77], a.tokens)
+    torch.testing.assert_close(joined[:, 77:], (b.tokens + null.tokens) / 2)
+
+
 def test_join_puts_both_in_one_prompt():
     a, b = Conditioning(torch.ones(1, 77, 8)), Conditioning(torch.full((3, 77, 8), 2.0))
     joined = blend(a, b, 0.5, mode="join").tokens

@@ -47,8 +47,9 @@ def test_a_batch_of_several_lengths_agrees_with_transformers(pad_value):
 
 def test_a_batched_clip_equals_the_clip_alone():
     clips = [clip(n, seed=n) for n in (16000, 5000, 12345)]
-    padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True, padding_value=float("nan"))
     features, mask = log_mel(padded, torch.tensor([len(c) for c in clips]))
+    assert features.isfinite().all()
     for i, alone in enumerate(clips):
         expected, expected_mask = log_mel(alone[None])
         frames = expected.shape[1]

@@ -17,8 +17,8 @@ def cache(tmp_path, tiny_folders, seed_folder):
     places = {
         "someone/encoder": tiny_folders("sd21") / "encoder",
         "youzarsif/wav2vec2bert_2_diffusion": seed_folder,
-        "someone/diffusion": tiny_folders("sd21") / "diffusion",
-        "someone/controlnet": tiny_folders("sd21") / "controlnet",
+        "someone/diffusion-1.0": tiny_folders("sd21") / "diffusion",
+        "someone/controlnet-1.0": tiny_folders("sd21") / "controlnet",
     }
     for name, folder in places.items():
         repo = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
@@ -37,13 +37,13 @@ def test_generate_and_info_by_hub_ids(cache, examples, encoder):
         command = [sys.executable, "-m", "audio2img_core.cli", *map(str, arguments)]
         return subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
 
-    models = ["--encoder", encoder, "--diffusion", "someone/diffusion", "--steps", 1]
+    models = ["--encoder", encoder, "--diffusion", "someone/diffusion-1.0", "--steps", 1]
     done = audio2img("generate", examples / "crow.flac", "-o", "o.png", *models)
     assert done.returncode == 0, done.stderr
     assert (cache / "o.png").exists()
     done = audio2img("info", encoder)
     assert done.returncode == 0 and "sd21" in done.stdout, done.stderr
-    net = ["--controlnet", "someone/controlnet", "--control-image", "o.png"]
+    net = ["--controlnet", "someone/controlnet-1.0", "--control-image", "o.png"]
     done = audio2img("generate", examples / "crow.flac", "-o", "c.png", *models, *net)
     assert done.returncode == 0, done.stderr
 

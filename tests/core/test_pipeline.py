@@ -8,7 +8,7 @@ from sounds import noise, sine
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.conditioning import condition, to_diffusers
-from audio2img_core.devices import resolve_device, resolve_dtype
+from audio2img_core.devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
 from audio2img_core.text import encode_text
 
 TARGETS = ("sd15", "sd21", "sdxl", "mini")
@@ -207,6 +207,48 @@ def test_impossible_values_are_refused(pipes, examples, options, message):
         pipes("sd15")(examples / "crow.flac", **{"steps": 1, **options})
 
 
+def test_embeddings_of_another_target_are_refused(pipes):
+    with pytest.raises(ValueError, match="trained for 'sdxl'.*an encoder for 'sd15'"):
+        pipes("sd15")(pipes("sdxl").encode(CLIP), steps=1)
+
+
+def test_a_controlnet_of_another_width_is_refused(tiny_folders):
+    folder = tiny_folders("sd15")
+    with pytest.raises(ValueError, match="width 1024.*takes 768"):
+        AudioToImagePipeline.from_pretrained(
+            folder / "encoder", folder / "diffusion", controlnet=tiny_folders("sd21") / "controlnet"
+        )
+
+
+def test_two_pictures_of_different_size_are_brought_together(pipes):
+    pipe = pipes("sd15", controlnet="controlnet")
+    drawn = pipe(CLIP, steps=2, init_image=PICTURE.resize((128, 96)), control_image=PICTURE.resize((64, 200)))
+    assert drawn.images[0].size == (128, 96)
+
+
+def test_sounds_that_are_none(pipes):
+    for sound, words in [((np.zeros(4000), 16000), None), (("a.wav", "b.wav"), "sample_rate"), ((CLIP[0], 1), "1000")]:
+        if words is None:
+            assert pipes("sd15")(sound, steps=1).images
+        else:
+            with pytest.raises(ValueError, match=words):
+                pipes("sd15")(sound, steps=1)
+
+
+def test_the_callers_random_numbers_are_left_alone(pipes):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    pipes("sd15")(CLIP, steps=1)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_inference_mode(pipes):
+    with torch.inference_mode():
+        inside = pipes("sd15")(CLIP, steps=1, seed=0).images[0]
+    assert np.array_equal(pixels(inside), pixels(pipes("sd15")(CLIP, steps=1, seed=0).images[0]))
+
+
 def test_a_controlnet_without_its_picture_is_refused(pipes):
     with pytest.raises(ValueError, match="needs a control image"):
         pipes("sd15", controlnet="controlnet")(CLIP, steps=1)
@@ -239,7 +281,8 @@ def test_devices_and_dtypes():
     with pytest.raises(ValueError, match="no device 'gpu'"):
         resolve_device("gpu")
     cpu = torch.device("cpu")
-    assert resolve_dtype(None, cpu) == torch.float32 and resolve_dtype("bfloat16", cpu) == torch.bfloat16
+    assert encoder_dtype(cpu) == diffusion_dtype(cpu) == torch.float32
+    assert resolve_dtype("bfloat16", cpu) == torch.bfloat16
     with pytest.raises(ValueError, match="float16 is for GPUs"):
         resolve_dtype("float16", cpu)
     with pytest.raises(ValueError, match="unknown dtype"):

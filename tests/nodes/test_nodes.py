@@ -141,6 +141,19 @@ def test_encoders_are_listed_as_files_and_folders(pack, node, folders, tiny_fold
             loader.execute(name, "auto")
 
 
+def test_linked_model_folders_are_listed_and_half_written_files_are_not(node, folders, tiny_folders):
+    models = folders / "models" / "audio_encoders"
+    (models / "linked").symlink_to(tiny_folders("sd15") / "encoder")
+    (models / ".half.safetensors.x.partial.safetensors").touch()
+    loader = node("Audio2ImgLoadEncoder")
+    assert loader.INPUT_TYPES()["required"]["encoder_name"][0] == ["mini", "linked"]
+    assert loader.execute("linked", "auto")[0].encoder.config.target == "sd15"
+
+
+def test_a_linked_input_is_validated_later(node):
+    assert type(node("Audio2ImgLoadAudio")).VALIDATE_INPUTS(None) is True
+
+
 def test_audio_to_conditioning(node, encoder):
     embeds = node("Audio2ImgEncode").execute(encoder, audio(2.0))[0]
     positive, negative = node("Audio2ImgToConditioning").execute(embeds, 1.0, "average")
@@ -167,6 +180,17 @@ def test_any_batch_channels_and_rate(node, encoder, batch, channels, rate):
     embeds = node("Audio2ImgEncode").execute(encoder, LazyAudio(audio(1.0, batch, channels, rate)))[0]
     positive, _ = node("Audio2ImgToConditioning").execute(embeds, 1.0, "average")
     assert positive[0][0].shape == (batch, 77, 768)
+
+
+def test_a_stereo_file_gives_the_same_through_nodes_and_library(node, encoder, folders, tiny_folders, examples):
+    from audio2img_core import AudioToImagePipeline
+
+    shutil.copy(examples / "piano.flac", folders / "input")
+    loaded = node("Audio2ImgLoadAudio").execute("piano.flac", 0.3, 1.5)[0]
+    embeds = node("Audio2ImgEncode").execute(encoder, loaded)[0]
+    folder = tiny_folders("sd15")
+    pipe = AudioToImagePipeline.from_pretrained(folder / "encoder", folder / "diffusion")
+    assert torch.equal(embeds.tokens, pipe.encode(examples / "piano.flac", start=0.3, duration=1.5).tokens)
 
 
 def test_window_modes(node, encoder):
