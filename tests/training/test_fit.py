@@ -1,0 +1,175 @@
+"""Settings of a run, and a run of a few real steps on real files."""
+
+import pytest
+import torch
+import yaml
+from sounds import noise, sine, write_audio
+
+from audio2img_core import AudioEncoder, AudioToImagePipeline
+from audio2img_core.text import encode_text
+from audio2img_core.windows import WindowConfig
+from training.config import PRESETS, FitConfig, load_settings
+from training.features import batch_features
+from training.fit import fit, freeze, layered_optimizer
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """24 clips of four kinds, each with its caption."""
+    folder = tmp_path_factory.mktemp("sounds")
+    captions = ("noise of rain", "a low tone", "a high tone", "noise, then a tone")
+    for i in range(24):
+        kinds = (
+            noise(1.0, seed=i),
+            sine(1.0, freq=220.0 + 5 * i),
+            sine(1.0, freq=2000.0 + 9 * i),
+            torch.cat([noise(0.5, seed=i), sine(0.5)]),
+        )
+        write_audio(folder / f"{i:02}.wav", kinds[i % 4], 16000)
+        (folder / f"{i:02}.txt").write_text(captions[i % 4])
+    return folder
+
+
+def flags(sounds, tiny_folders, output, **more):
+    return {
+        "run.data": str(sounds),
+        "run.teacher": str(tiny_folders("sd15") / "diffusion"),
+        "run.target": "sd15",
+        "run.backbone": "tiny",
+        "run.output": str(output),
+        "window.seconds": "1.0",
+        "trainer.max_steps": "12",
+        "trainer.per_device_train_batch_size": "8",
+        "trainer.gradient_accumulation_steps": "1",
+        "trainer.learning_rate": "1e-3",
+        "trainer.warmup_steps": "2",
+        "trainer.logging_steps": "4",
+        "trainer.gradient_checkpointing": "false",
+        "trainer.use_cpu": "true",
+        **more,
+    }
+
+
+@pytest.mark.parametrize(("preset", "window"), [("default", "1.0"), ("seed", "null")])
+def test_a_few_steps_make_an_encoder_that_draws(sounds, tiny_folders, tmp_path, preset, window):
+    output = tmp_path / "run"
+    config = load_settings(preset, [], flags(sounds, tiny_folders, output, **{"data.window_seconds": window}))
+    trainer = fit(config)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    encoder = AudioEncoder.from_pretrained(output / "encoder.safetensors")
+    assert encoder.config.head.kind == ("query" if preset == "default" else "conv")
+    clip = noise(1.0)
+    folder = AudioEncoder.from_pretrained(output / "encoder")
+    assert torch.equal(folder.encode(clip, 16000).tokens, encoder.encode(clip, 16000).tokens)
+    pipe = AudioToImagePipeline.from_pretrained(output / "encoder.safetensors", tiny_folders("sd15") / "diffusion")
+    torch.testing.assert_close(encoder.null_tokens, encode_text(pipe.diffusion, "").tokens[0])
+    assert pipe((clip, 16000), steps=1).images
+    assert yaml.safe_load((output / "settings.yaml").read_text()) == config.to_dict()
+    with pytest.raises(ValueError, match="run of other settings .*trainer.max_steps"):
+        fit(load_settings(preset, [], flags(sounds, tiny_folders, output, **{"trainer.max_steps": "13"})))
+
+
+def test_chunks_train_as_the_whole_batch(sounds, tiny_folders, tmp_path):
+    losses = []
+    for chunk in ("0", "3"):
+        more = {"data.window_seconds": "1.0", "run.chunk_size": chunk, "trainer.max_steps": "4"}
+        config = load_settings("default", [], flags(sounds, tiny_folders, tmp_path / chunk, **more))
+        losses.append([e["loss"] for e in fit(config).state.log_history if "loss" in e])
+    # Without dropout they would be equal; with it the chunks draw other numbers.
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run.data": ""}, "run.data is empty"),
+        ({"run.teacher": ""}, "run.teacher is empty"),
+        ({"run.data": "/nothing/here"}, "/nothing/here"),
+        ({"run.target": "sdxl"}, "sdxl"),
+        ({"run.output": "/proc/nowhere"}, "cannot be written"),
+        ({"run.freeze_layers": "9"}, "2 layers"),
+    ],
+)
+def test_bad_settings_stop_before_the_first_step(sounds, tiny_folders, tmp_path, changes, message):
+    config = load_settings("default", [], flags(sounds, tiny_folders, tmp_path / "run", **changes))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        fit(config)
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in PRESETS.glob("*.yaml")))
+def test_presets_are_whole(preset):
+    config = load_settings(preset, [], {})
+    assert FitConfig.from_dict(config.to_dict()) == config
+
+
+def test_later_settings_win(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("loss:\n  temperature: 0.2\ntrainer:\n  learning_rate: 1e-4\n")
+    config = load_settings("seed", [file], {"loss.temperature": "3e-1", "run.eval-share": "0.2"})
+    assert config.loss.temperature == 0.3 and config.run.eval_share == 0.2
+    assert config.trainer["learning_rate"] == 1e-4 and config.head.kind == "conv"
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        ("defualt", {}, "unknown preset 'defualt' .did you mean 'default'"),
+        (None, {"los.temperature": "1"}, "unknown section 'los' .did you mean 'loss'"),
+        (None, {"loss.temprature": "1"}, "'temprature' .did you mean 'temperature'"),
+        (None, {"trainer.learning_rat": "1"}, "did you mean 'learning_rate'"),
+        (None, {"loss.temperature": "warm"}, "'warm' is no number"),
+        (None, {"run.target": "sd99"}, "unknown target 'sd99'"),
+        (None, {"run.layer_decay": "2"}, "between 0 and 1"),
+    ],
+)
+def test_unknown_and_impossible_settings_are_refused(preset, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_settings(preset, [], settings)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such settings file"):
+        load_settings(None, [tmp_path / "none.yaml"], {})
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="sections of fields"):
+        load_settings(None, [tmp_path / "list.yaml"], {})
+    (tmp_path / "broken.yaml").write_text("a: [\n")
+    with pytest.raises(ValueError, match="not a YAML file"):
+        load_settings(None, [tmp_path / "broken.yaml"], {})
+
+
+def test_training_features_are_those_of_inference():
+    from audio2img_core.untrained import make_encoder
+
+    for window in (
+        WindowConfig(seconds=1.0),
+        WindowConfig(seconds=1.0, padding="repeat"),
+        WindowConfig(seconds=1.0, padding="constant", pad_value=1.0, normalize="clip"),
+    ):
+        encoder = make_encoder("sd15", head="conv")
+        encoder.config.window = window
+        clips = [noise(1.01), noise(0.4)]
+        padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        features, mask = batch_features(padded, torch.tensor([len(c) for c in clips]), window)
+        with torch.no_grad():
+            tokens = encoder(features, mask).tokens
+        torch.testing.assert_close(tokens, encoder.encode(clips, 16000).tokens, atol=1e-5, rtol=0)
+    _, mask = batch_features(padded, torch.tensor([len(c) for c in clips]), window, mask_padding=True)
+    assert mask.sum(1).tolist() == [49, 19]
+
+
+def test_freezing_and_layer_rates():
+    from transformers import TrainingArguments
+
+    from audio2img_core.untrained import make_encoder
+
+    encoder = make_encoder("sd15")
+    freeze(encoder, 1)
+    assert not any(p.requires_grad for p in encoder.backbone.encoder.layers[0].parameters())
+    assert all(p.requires_grad for p in encoder.backbone.encoder.layers[1].parameters())
+    optimizer = layered_optimizer(encoder, TrainingArguments(output_dir="x", learning_rate=1.0, use_cpu=True), 0.5)
+    rates = sorted(group["lr"] for group in optimizer.param_groups)
+    assert rates == [0.5, 1.0]
+    assert layered_optimizer(encoder, TrainingArguments(output_dir="x", use_cpu=True), 1.0) is None

@@ -1,0 +1,170 @@
+"""The settings of a training run: sections of fields, from presets, YAML files and flags."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from audio2img_core.checks import first_line
+from audio2img_core.head import HeadConfig
+from audio2img_core.targets import get_target
+from audio2img_core.windows import WindowConfig
+
+from .data import DataConfig
+from .losses import LossConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is trained on what."""
+
+    data: str = ""  # sounds and captions to train on: folder, manifest, tar pattern or Hugging Face dataset
+    eval_data: str = ""  # the same to judge by; empty = eval_share of data is held out
+    eval_share: float = 0.1  # of the clips, held out where eval_data is empty
+    split: str = ""  # of data, where it has splits
+    eval_split: str = ""  # of eval_data
+    target: str = "sd15"  # the text-encoder space, a name of audio2img_core.targets
+    teacher: str = ""  # diffusers folder or hub id whose text encoders are the teacher
+    backbone: str = "facebook/w2v-bert-2.0"  # Wav2Vec2-BERT folder or hub id; "tiny" or "full" = untrained
+    encoder: str = ""  # checkpoint to go on with, instead of a backbone and a new head
+    output: str = ""  # folder of the run
+    captions: str = ""  # folder of the teacher's cached captions; empty = captions/ in the output folder
+    chunk_size: int = 0  # clips encoded at once, for batches larger than memory (GradCache); 0 = the whole batch
+    freeze_layers: int = 0  # lowest layers of the backbone that stay as they are, its feature projection with them
+    layer_decay: float = 1.0  # learning rate of a layer as a share of the one above it; 1 = equal
+    ema_decay: float = 0.0  # of an exponential moving average of the weights, which is what is kept; 0 = none
+    mask_padding: bool = True  # hide padded frames in training, whatever the encoder's windows do
+    licence: str = ""  # of the data, for the model card
+
+    def __post_init__(self) -> None:
+        get_target(self.target)
+        for name, low, high in (("eval_share", 0, 1), ("layer_decay", 0, 1), ("ema_decay", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"run.{name} must be between {low} and {high}, not {getattr(self, name)!r}")
+        for name in ("chunk_size", "freeze_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"run.{name} must be at least 0, not {getattr(self, name)!r}")
+
+
+SECTIONS: dict[str, type] = {
+    "run": RunConfig,
+    "head": HeadConfig,
+    "window": WindowConfig,
+    "data": DataConfig,
+    "loss": LossConfig,
+}
+TRAINER = "trainer"  # the section that is transformers' TrainingArguments
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """All settings of `fit`. `trainer` holds the fields of transformers' `TrainingArguments` that are not default."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> FitConfig:
+        """Settings by section and field, as a YAML file holds them.
+
+        Raises:
+            ValueError: an unknown section or field (with the nearest name), or an impossible value.
+        """
+        _check_names(settings, [*SECTIONS, TRAINER], "section")
+        parts: dict[str, Any] = {}
+        for name, section in SECTIONS.items():
+            values = settings.get(name) or {}
+            if not isinstance(values, Mapping):
+                raise ValueError(f"section {name!r} must hold fields, not {values!r}")
+            _check_names(values, [f.name for f in fields(section)], f"field of section {name!r}")
+            kinds = get_type_hints(section)
+            try:
+                parts[name] = section(**{key: _as(kinds[key], value) for key, value in values.items()})
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"section {name!r}: {first_line(error)}") from error
+        trainer = dict(settings.get(TRAINER) or {})
+        _check_names(trainer, trainer_fields(), f"field of section {TRAINER!r}")
+        kinds = trainer_fields()
+        return cls(**parts, trainer={key: _as(kinds[key], value) for key, value in trainer.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that `from_dict` takes, every field of our own sections included."""
+        return {**{name: asdict(getattr(self, name)) for name in SECTIONS}, TRAINER: dict(self.trainer)}
+
+
+def load_settings(preset: str | None, files: Iterable[str | Path], flags: Mapping[str, str]) -> FitConfig:
+    """Preset, then YAML files, then flags `section.field` -> text: the later one wins.
+
+    Raises:
+        ValueError: unknown preset (with the nearest name), no YAML mapping, or as `FitConfig.from_dict`.
+        FileNotFoundError: no such YAML file.
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    if preset is not None:
+        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        if preset not in names:
+            raise ValueError(f"unknown preset {preset!r}{_nearest(preset, names)}; there are {', '.join(names)}")
+        files = [PRESETS / f"{preset}.yaml", *files]
+    for file in files:
+        try:
+            loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{file}: no such settings file") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{file}: not a YAML file that can be read ({first_line(error)})") from error
+        if not isinstance(loaded, Mapping) or not all(isinstance(v, Mapping) or v is None for v in loaded.values()):
+            raise ValueError(f"{file}: must hold sections of fields: {', '.join([*SECTIONS, TRAINER])}")
+        for name, values in loaded.items():
+            settings.setdefault(name, {}).update(values or {})
+    for flag, text in flags.items():
+        section, _, name = flag.partition(".")
+        settings.setdefault(section, {})[name.replace("-", "_")] = yaml.safe_load(text) if text else text
+    return FitConfig.from_dict(settings)
+
+
+def trainer_fields() -> dict[str, Any]:
+    """Fields of transformers' `TrainingArguments` and their types, without the folder, which is the run's."""
+    from transformers import TrainingArguments
+
+    return {f.name: f.type for f in fields(TrainingArguments) if f.init and f.name != "output_dir"}
+
+
+def defaults(section: type) -> dict[str, Any]:
+    """Field -> default of a section."""
+    return {f.name: f.default if f.default is not MISSING else None for f in fields(section)}
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """YAML reads 1e-4 as text and 1 as a whole number: both are floats where a float is wanted."""
+    names = str(kind)
+    if isinstance(value, str) and "float" in names and "str" not in names:
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no number") from None
+    if isinstance(value, int) and not isinstance(value, bool) and kind is float:
+        return float(value)
+    return value
+
+
+def _check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}{_nearest(str(name), known)}; there are {', '.join(known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,395 @@
+"""From clips to batches: decoding, cropping and augmenting in the workers of a DataLoader; bad clips are left out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import av
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from audio2img_core.audio import SAMPLE_RATE, load_mono
+from audio2img_core.checks import one_line
+from audio2img_core.decoding import open_container, open_file
+from audio2img_core.features import FRAME_HOP, FRAME_LENGTH, MIN_SAMPLES, NUM_MELS
+from audio2img_core.windows import WindowConfig
+
+from .augment import crop_offset, gain, mix, random_crop, repeat_pad
+from .clips import Clip, Source
+from .shards import TarSource
+
+_ATTEMPTS = 32  # bad clips in a row before an item goes out empty, so that the share of bad ones is noticed
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a clip becomes. Each augmentation is off at 0 or False, and in evaluation all but `repeat_pad` are."""
+
+    window_seconds: float | None = 10.0  # length of an item; None = whole clips, for recipes that normalise over them
+    max_seconds: float = 60.0  # what is decoded at once: whole clips, and those of unknown length, are cut there
+    min_seconds: float = 0.1  # shorter clips are bad
+    silence_db: float = -80.0  # dB of full scale; a clip whose peak lies below is bad
+    random_crop: bool = True  # from anywhere in the clip; otherwise, and in evaluation, its beginning
+    repeat_pad: bool = False  # fill a short item with repetitions instead of zeros; to go with padding "repeat"
+    gain_db: float = 6.0  # louder or softer by at most this
+    mix_probability: float = 0.0  # share of items that another clip is mixed into; captions are joined by "and"
+    mix_db: float = 5.0  # the other clip is louder or softer by at most this
+    time_masks: int = 2  # per item; these four are for `augment.mask_features`, on the training device
+    time_width: int = 25  # the widest, in features of 20 ms
+    freq_masks: int = 2  # per item
+    freq_width: int = 16  # the widest, in mel bins of 80
+    max_bad_share: float = 0.05  # training stops when more of the clips are bad
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("window_seconds", 0.035, 3600.0),
+            ("max_seconds", 0.1, 3600.0),
+            ("min_seconds", MIN_SAMPLES / SAMPLE_RATE, 3600.0),
+            ("silence_db", -math.inf, 0.0),
+            ("gain_db", 0, 60),
+            ("mix_probability", 0, 1),
+            ("mix_db", 0, 60),
+            ("time_masks", 0, 1000),
+            ("time_width", 0, 1000),
+            ("freq_masks", 0, 1000),
+            ("freq_width", 0, NUM_MELS),
+            ("max_bad_share", 0, 1),
+        ):
+            value = getattr(self, name)
+            if name == "window_seconds" and value is None:
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+                raise ValueError(f"data {name} must be a number within {low:g}..{high:g}, not {value!r}")
+        if self.min_seconds > min(self.max_seconds, self.window_seconds or math.inf):
+            raise ValueError(f"data min_seconds must not exceed the window and max_seconds, not {self.min_seconds!r}")
+
+    @property
+    def samples(self) -> int:
+        """Samples of an item (the most, where clips stay whole): enough for all mel frames of the encoder's window.
+
+        3.75 s are 376 frames (whole stacked ones) of 25 ms every 10 ms: 60,400 samples.
+        """
+        if self.window_seconds is None:
+            return round(self.max_seconds * SAMPLE_RATE)
+        return FRAME_LENGTH + (WindowConfig(seconds=self.window_seconds).size_frames - 1) * FRAME_HOP
+
+
+class ClipDataset(Dataset):
+    """Items of a source with an index; the same item for the same (seed, epoch, index), whoever computes it.
+
+    An item is a dict: waveform [T] float32 (mono, 16 kHz), length (valid samples; 0 = no clip could be used),
+    caption (one of the clip's, at random in training and the first in evaluation), captions (all that are right
+    for this sound), key, and for `SkipLog`: tried (clips looked at), skipped (pairs of key and reason).
+    In training a bad clip is replaced by another one; in evaluation its item is empty, and `collate` drops it.
+    """
+
+    def __init__(self, source: Source, config: DataConfig, *, seed: int = 0, training: bool = True) -> None:
+        if source.streaming:
+            raise ValueError(f"{source.name} is streamed; ClipStream reads it")
+        self.source, self.config, self.seed, self.training = source, config, seed, training
+        self._epoch = _shared_number()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other crops and mixtures from the next item on; workers that run already notice it."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict:
+        generator = seeded(self.seed, int(self._epoch), int(index)) if self.training else None
+        tries = _Tries()
+        sound = tries.sound(self.source[index], self.config, generator)
+        while sound is None and generator is not None and tries.count < _ATTEMPTS:
+            sound = tries.sound(self._another(generator), self.config, generator)
+        partner = None
+        if sound is not None and generator is not None and _happens(self.config.mix_probability, generator):
+            partner = tries.sound(self._another(generator), self.config, generator)
+        return _item(sound, partner, self.config, generator, tries)
+
+    def _another(self, generator: torch.Generator) -> Clip:
+        return self.source[int(torch.randint(len(self.source), (), generator=generator))]
+
+
+class ClipStream(IterableDataset):
+    """Items (as in `ClipDataset`) of a streamed source, shared out among all workers of all ranks.
+
+    Each clip goes to exactly one of them; a bad one is passed over. What happens to a clip depends only on
+    (seed, epoch, its key); the order of clips, and which are mixed, also on the number of readers.
+
+    Args:
+        buffer: clips, undecoded, among which each worker picks the next one in training; 0 = in order.
+        endless: begin again with the next epoch instead of ending. Ranks whose clips run out at different times
+            would wait for each other forever.
+        rank, world_size: None = of torch.distributed, else of the environment (RANK, WORLD_SIZE). Where the
+            training loop itself shares batches out (accelerate's dispatch_batches), give 0 and 1.
+    """
+
+    def __init__(
+        self,
+        source: TarSource,
+        config: DataConfig,
+        *,
+        seed: int = 0,
+        training: bool = True,
+        buffer: int = 100,
+        endless: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        if not source.streaming:
+            raise ValueError(f"{source.name} has an index; ClipDataset reads it")
+        self.source, self.config, self.seed, self.training = source, config, seed, training
+        self.buffer, self.endless = buffer, endless
+        self.rank, self.world_size = _process(rank, world_size)
+        self._epoch = _shared_number()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order and other crops from the next iteration on."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[dict]:
+        epoch = int(self._epoch)
+        yield from self._pass(epoch)
+        while self.endless:
+            epoch += 1
+            yield from self._pass(epoch)
+
+    def _pass(self, epoch: int) -> Iterator[dict]:
+        tries, previous, pending = _Tries(), None, None
+        for clip in self._clips(epoch):
+            generator = seeded(self.seed, epoch, clip.key) if self.training else None
+            sound = tries.sound(clip, self.config, generator)
+            if sound is None and tries.count < _ATTEMPTS:
+                continue
+            mixes = sound is not None and generator is not None and _happens(self.config.mix_probability, generator)
+            # The last item waits for its successor, so that bad clips at the end need no item of their own.
+            if pending is not None:
+                yield pending
+            pending = _item(sound, previous if mixes else None, self.config, generator, tries)
+            tries, previous = _Tries(), sound or previous
+        if pending is not None:
+            pending["tried"] += tries.count
+            pending["skipped"] += tries.skipped
+            yield pending
+        elif tries.count:
+            yield _item(None, None, self.config, None, tries)
+
+    def _clips(self, epoch: int) -> Iterator[Clip]:
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        reader, readers = self.rank * workers + number, self.world_size * workers
+        order = seeded(self.seed, epoch, "shards") if self.training else None
+        clips = self.source.read(reader=reader, readers=readers, generator=order)
+        if not self.training or self.buffer < 1:
+            yield from clips
+            return
+        generator, waiting = seeded(self.seed, epoch, f"reader {reader}"), []
+        for clip in clips:
+            waiting.append(clip)
+            if len(waiting) > self.buffer:
+                yield waiting.pop(int(torch.randint(len(waiting), (), generator=generator)))
+        for index in torch.randperm(len(waiting), generator=generator).tolist():
+            yield waiting[index]
+
+
+def clip_items(source: Source, config: DataConfig, **options: object) -> ClipDataset | ClipStream:
+    """The dataset that fits the source."""
+    return (ClipStream if source.streaming else ClipDataset)(source, config, **options)
+
+
+def collate(items: Sequence[dict]) -> dict:
+    """A batch of items: those without a clip are left out, so that B may be smaller than their number, even 0.
+
+    Returns:
+        waveform [B, T] float32, lengths [B] int64 (valid samples), caption (list of B texts), captions (list of B
+        tuples), keys (list of B texts); tried and skipped, which `SkipLog.update` takes out.
+    """
+    good = [item for item in items if item["length"]]
+    size = max((len(item["waveform"]) for item in good), default=0)
+    waveform = torch.zeros(len(good), size)
+    for row, item in zip(waveform, good, strict=True):
+        row[: len(item["waveform"])] = item["waveform"]
+    return {
+        "waveform": waveform,
+        "lengths": torch.tensor([item["length"] for item in good], dtype=torch.int64),
+        "caption": [item["caption"] for item in good],
+        "captions": [item["captions"] for item in good],
+        "keys": [item["key"] for item in good],
+        "tried": sum(item["tried"] for item in items),
+        "skipped": [pair for item in items for pair in item["skipped"]],
+    }
+
+
+def seeded(*parts: object) -> torch.Generator:
+    """A generator whose numbers depend on these parts, seed, epoch and index, say, and on nothing else."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def read_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> Tensor:
+    """The part of a clip that an item shows: [T] float32, mono, 16 kHz, at most `config.samples` long.
+
+    Only that part is decoded where the length is known before. Where it would be silent or is shorter than it
+    should be, the whole clip is decoded, and the part around its loudest sample taken.
+
+    Args:
+        generator: chooses the part where `config.random_crop` is on; None = the beginning.
+
+    Raises:
+        ValueError, OSError: a clip that is not fit for training; the message is one line.
+    """
+    if clip.problem or not clip.captions:
+        raise ValueError(clip.problem or "no caption")
+    size, smallest = config.samples, round(config.min_seconds * SAMPLE_RATE)
+    floor = 10.0 ** (config.silence_db / 20)
+    crops = config.random_crop and config.window_seconds is not None and generator is not None
+    offset, length = 0, _length(clip) if crops else None
+    if crops and length is not None:
+        offset = crop_offset(round(length * SAMPLE_RATE), size, generator)
+    if not crops or length is not None:
+        try:
+            part = _decode(clip, offset, size)
+        except ValueError:
+            if offset == 0:
+                raise
+            part = torch.zeros(0)  # the header promised more than there is
+        if len(part) >= smallest and part.abs().max() >= floor:
+            return part
+    whole = _decode(clip, 0, max(size, round(config.max_seconds * SAMPLE_RATE)))
+    if len(whole) < smallest:
+        raise ValueError(f"too short: {len(whole) / SAMPLE_RATE:.3f} s, at least {config.min_seconds:g} s are needed")
+    peak = int(whole.abs().argmax())
+    if whole[peak].abs() < floor:
+        raise ValueError(f"silent: its peak lies below {config.silence_db:g} dB")
+    if crops and length is None:
+        part = random_crop(whole, size, generator)
+        if part.abs().max() >= floor:
+            return part
+    offset = min(max(peak - size // 2, 0), max(len(whole) - size, 0))
+    return whole[offset : offset + size]
+
+
+@dataclass
+class _Sound:
+    """A clip that could be read."""
+
+    waveform: Tensor
+    caption: str
+    captions: tuple[str, ...]
+    key: str
+
+
+@dataclass
+class _Tries:
+    """What was tried for one item."""
+
+    count: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def sound(self, clip: Clip, config: DataConfig, generator: torch.Generator | None) -> _Sound | None:
+        self.count += 1
+        try:
+            waveform = read_clip(clip, config, generator)
+        except (ValueError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self.skipped.append((clip.key, one_line(reason)))
+            return None
+        except Exception as error:  # one odd file must not end a run of days; many do, by their share
+            self.skipped.append((clip.key, one_line(f"{type(error).__name__}: {error}")))
+            return None
+        caption = clip.captions[0]
+        if generator is not None:
+            caption = clip.captions[int(torch.randint(len(clip.captions), (), generator=generator))]
+        return _Sound(waveform, caption, clip.captions, clip.key)
+
+
+def _item(
+    sound: _Sound | None, partner: _Sound | None, config: DataConfig, generator: torch.Generator | None, tries: _Tries
+) -> dict:
+    item = {"waveform": torch.zeros(0), "length": 0, "caption": "", "captions": (), "key": ""}
+    if sound is not None:
+        waveform, caption, captions, key = sound.waveform, sound.caption, sound.captions, sound.key
+        fills = config.repeat_pad and config.window_seconds is not None
+        waveform = repeat_pad(waveform, config.samples) if fills else waveform
+        if partner is not None and partner.caption not in captions:
+            other = repeat_pad(partner.waveform, config.samples) if fills else partner.waveform
+            level = config.mix_db * (2 * float(torch.rand((), generator=generator)) - 1)
+            waveform = mix(waveform, other, level)
+            caption, key = f"{caption} and {partner.caption}", f"{key} + {partner.key}"
+            captions = (caption,)
+        if generator is not None and config.gain_db > 0:
+            waveform = gain(waveform, generator, max_db=config.gain_db)
+        length = len(waveform)
+        if config.window_seconds is not None:
+            waveform = torch.nn.functional.pad(waveform, (0, config.samples - length))
+        item = {"waveform": waveform, "length": length, "caption": caption, "captions": captions, "key": key}
+    return {**item, "tried": tries.count, "skipped": tries.skipped}
+
+
+def _happens(probability: float, generator: torch.Generator) -> bool:
+    return probability > 0 and float(torch.rand((), generator=generator)) < probability
+
+
+def _file(clip: Clip) -> str | BinaryIO:
+    if isinstance(clip.audio, str):
+        return clip.audio
+    file = _NamedBytes(clip.audio)
+    file.name = clip.key
+    return file
+
+
+class _NamedBytes(io.BytesIO):
+    name = ""
+
+
+def _decode(clip: Clip, offset: int, samples: int) -> Tensor:
+    """At most `samples` samples from sample `offset` of the clip on: [T] float32, mono, 16 kHz."""
+    if clip.end is not None:
+        samples = min(samples, round((clip.end - clip.start) * SAMPLE_RATE) - offset)
+    if samples < 1:
+        return torch.zeros(0)
+    start = clip.start + offset / SAMPLE_RATE
+    return load_mono(_file(clip), start=start, duration=samples / SAMPLE_RATE)[:samples]
+
+
+def _length(clip: Clip) -> float | None:
+    """Seconds of the clip by what its table or the file's header says; None = not known."""
+    with contextlib.ExitStack() as stack:
+        file, _ = open_file(_file(clip), stack)
+        try:
+            container = stack.enter_context(open_container(file, []))
+        except av.error.FFmpegError:
+            return None  # decoding says why
+        stream = container.streams.best("audio")
+        if stream is not None and stream.duration is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            seconds = container.duration / av.time_base
+        else:
+            return None
+    return max(min(seconds, clip.end or seconds) - clip.start, 0.0)
+
+
+def _shared_number() -> Tensor:
+    """An int64 that workers which are running already see change."""
+    return torch.zeros((), dtype=torch.int64).share_memory_()
+
+
+def _process(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if rank is None and world_size is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if rank is None or world_size is None or not 0 <= rank < world_size:
+        raise ValueError(f"rank and world_size must both be given, 0 <= rank < world_size, not {rank} and {world_size}")
+    return rank, world_size

@@ -1,0 +1,558 @@
+"""Losses that draw an audio encoder's tokens to a text encoder's, and the weighted sum that a run trains with.
+
+audio and text are [B, T, D] (tokens) or [B, P] (pooled); row i of one belongs to row i of the other, and position t of
+one is compared with position t of the other. The functions compute in float32 (float64 stays), whatever the inputs and
+autocast are, and return a scalar.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+TEMPERATURES = (0.01, 1.0)
+"""Range of a learned temperature: CLIP clips the logit scale at 100 (arXiv:2103.00020, 2.5); above 1 nothing is told
+apart."""
+INITIAL_LOGIT_BIAS = -10.0
+"""SigLIP's: nearly all pairs are negative, so training starts near that prior (arXiv:2303.15343, 3.2)."""
+_EPS = 1e-8  # least norm divided by, as in torch.cosine_similarity
+_CHUNK_ELEMENTS = 2**24  # of the largest tensor that one chunk of the bank makes: 64 MB in float32
+
+
+def _in_float32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run `loss(audio, text, ...)` without autocast and with its two tensors in float32, or float64 if audio is."""
+
+    @functools.wraps(loss)
+    def wrapper(audio: Tensor, text: Tensor, **options) -> Tensor:
+        if audio.shape != text.shape:
+            raise ValueError(f"audio {list(audio.shape)} and text {list(text.shape)} must have the same shape")
+        if not audio.numel():
+            raise ValueError(f"audio and text are empty: {list(audio.shape)}")
+        with torch.autocast(audio.device.type, enabled=False):
+            audio = _full_precision(audio)
+            return loss(audio, text.to(audio.dtype), **options)
+
+    return wrapper
+
+
+@_in_float32
+def sequence_contrastive(
+    audio: Tensor,
+    text: Tensor,
+    *,
+    temperature: float | Tensor = 0.15,
+    symmetric: bool = False,
+    bank: Tensor | None = None,
+    caption_ids: Tensor | None = None,
+    bank_ids: Tensor | None = None,
+    position_weights: Tensor | None = None,
+) -> Tensor:
+    """Contrastive loss at every position: which of the captions does token t of clip i belong to?
+
+    With s[t, i, j] = cos(audio[i, t], text[j, t]) / temperature, the mean over clips i and positions t of
+
+        -log(exp(s[t, i, i]) / sum_j exp(s[t, i, j]))
+
+    which is the seed project's loss, `cross_entropy(cosine_similarity(audio[:, None], text[None], dim=-1) /
+    temperature, labels)`. There the cosines make a tensor [B, B, T, D]; here they are one batched product [T, B, B].
+
+    Args:
+        audio: [B, T, D].
+        text: [B, T, D].
+        temperature: of the softmax, above 0; a 0-d tensor may be learned (InfoNCE: arXiv:1807.03748).
+        symmetric: the mean with the other direction, a softmax over the clips i for each caption j (arXiv:2103.00020).
+        bank: [M, T, D] further captions, as more negatives of every clip; no gradient. It may be of any float type and
+            on another device: it is read in chunks, whose scores are computed again in the backward pass.
+        caption_ids: [B] integers that are equal where the captions are. A repeated caption is then no negative.
+        bank_ids: [M] the same for the bank, which may so hold the batch's own captions too.
+        position_weights: [B, T] or [T], at least 0, of position t of pair i in the mean; None = all equal.
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not above 0, or ids of one side only.
+    """
+    _check_tokens(audio)
+    _check_temperature(temperature)
+    _check_bank(audio, bank, caption_ids, bank_ids)
+    scores = _scores(audio, text, temperature)
+    if caption_ids is not None:
+        _check_ids("caption_ids", caption_ids, len(audio))
+        scores = _without(scores, _repeated(caption_ids).fill_diagonal_(False))
+    own = scores.diagonal(dim1=1, dim2=2)
+    partition = scores.logsumexp(2)
+    if bank is not None:
+        chunks = _bank_partitions(audio, bank, temperature, caption_ids, bank_ids)
+        partition = torch.stack([partition, *chunks]).logsumexp(0)
+    if symmetric:
+        partition = (partition + scores.logsumexp(1)) / 2
+    return _weighted_mean((partition - own).T, position_weights)
+
+
+def pooled_contrastive(
+    audio: Tensor,
+    text: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    symmetric: bool = True,
+    bank: Tensor | None = None,
+    caption_ids: Tensor | None = None,
+    bank_ids: Tensor | None = None,
+) -> Tensor:
+    """CLIP's loss over pooled embeddings [B, P] (arXiv:2103.00020, figure 3; the temperature is its initial one).
+
+    With s[i, j] = cos(audio[i], text[j]) / temperature, half the sum of the cross entropies over captions and clips:
+
+        mean_i (-log(exp(s[i, i]) / sum_j exp(s[i, j])) - log(exp(s[i, i]) / sum_j exp(s[j, i]))) / 2
+
+    The options are those of `sequence_contrastive`; bank is [M, P].
+
+    Raises:
+        ValueError: as `sequence_contrastive`.
+    """
+    _check_pooled(audio)
+    if bank is not None and bank.ndim != 2:
+        raise ValueError(f"bank must be [M, P], not {list(bank.shape)}")
+    return sequence_contrastive(
+        audio[:, None],
+        text[:, None],
+        temperature=temperature,
+        symmetric=symmetric,
+        bank=None if bank is None else bank[:, None],
+        caption_ids=caption_ids,
+        bank_ids=bank_ids,
+    )
+
+
+@_in_float32
+def siglip(
+    audio: Tensor,
+    text: Tensor,
+    *,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    caption_ids: Tensor | None = None,
+) -> Tensor:
+    """Sigmoid loss over pooled embeddings [B, P]: each pair is judged alone (SigLIP, arXiv:2303.15343, algorithm 1).
+
+        mean_i sum_j -log sigmoid(z[i, j] * (logit_scale * cos(audio[i], text[j]) + logit_bias))
+
+    with z = 1 for a pair, and -1 for others.
+
+    Args:
+        audio: [B, P].
+        text: [B, P].
+        logit_scale: factor of the cosines, above 0; not its logarithm.
+        logit_bias: added to them.
+        caption_ids: [B] integers that are equal where the captions are; z is 1 there too.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _check_pooled(audio)
+    cosines = _scores(audio[:, None], text[:, None], 1.0)[0]
+    positive = torch.eye(len(audio), dtype=torch.bool, device=audio.device)
+    if caption_ids is not None:
+        _check_ids("caption_ids", caption_ids, len(audio))
+        positive = _repeated(caption_ids)
+    logits = logit_scale * cosines + logit_bias
+    return F.softplus(torch.where(positive, -logits, logits)).sum(1).mean()
+
+
+@_in_float32
+def token_regression(
+    audio: Tensor,
+    text: Tensor,
+    *,
+    token_norms: Tensor | None = None,
+    position_weights: Tensor | None = None,
+    norm_weight: float = 0.0,
+) -> Tensor:
+    """Distance of tokens in units of the teacher's norm, and how far their norms are apart.
+
+    The mean over clips i and positions t of
+
+        |a - t|^2 / n^2 + norm_weight * (log |a| - log |t|)^2
+
+    with the tokens a and t and the norm n of the position. Regression of prompt tokens on sound is SonicDiffusion's
+    (arXiv:2405.00878); that a prompt's norms differ by position, and that they matter, is GlueGen's (arXiv:2303.10056).
+    0 = equal tokens, 1 = as far off as silence (a = 0).
+
+    Args:
+        audio: [B, T, D].
+        text: [B, T, D].
+        token_norms: [T] the teacher's mean norm by position; None = the norm of each text token itself.
+        position_weights: [B, T] or [T], as in `sequence_contrastive`.
+        norm_weight: of the second term, at least 0.
+
+    Raises:
+        ValueError: shapes that do not fit, norms that are not above 0.
+    """
+    _check_tokens(audio)
+    text_norms = text.norm(dim=-1)
+    if token_norms is None:
+        norms = text_norms.clamp_min(_EPS)
+    else:
+        norms = token_norms.to(audio.device, audio.dtype)
+        if norms.shape != audio.shape[1:2]:
+            raise ValueError(f"token_norms must have shape [{audio.shape[1]}], not {list(norms.shape)}")
+        if not bool((norms > 0).all()):
+            raise ValueError(f"token_norms must be above 0: the least is {norms.min().item()}")
+    error = (audio - text).square().sum(-1) / norms.square()
+    if norm_weight:
+        ratio = audio.norm(dim=-1).clamp_min(_EPS).log() - text_norms.clamp_min(_EPS).log()
+        error = error + norm_weight * ratio.square()
+    return _weighted_mean(error, position_weights)
+
+
+@_in_float32
+def token_cosine(audio: Tensor, text: Tensor, *, position_weights: Tensor | None = None) -> Tensor:
+    """Mean over clips i and positions t of 1 - cos(audio[i, t], text[i, t]); audio and text [B, T, D].
+
+    `position_weights` [B, T] or [T] as in `sequence_contrastive`.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _check_tokens(audio)
+    return _weighted_mean(1 - F.cosine_similarity(audio, text, dim=-1, eps=_EPS), position_weights)
+
+
+def pool_tokens(tokens: Tensor, position_weights: Tensor | None = None) -> Tensor:
+    """Mean over positions, for targets without a pooled embedding: [B, T, D] -> [B, D], in float32 at least.
+
+    `position_weights` [B, T] or [T] as in `sequence_contrastive`; a row whose weights are all 0 gives 0.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _check_tokens(tokens)
+    tokens = _full_precision(tokens)
+    if position_weights is None:
+        return tokens.mean(1)
+    weights = _expand_weights(position_weights, tokens[..., 0])
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    with torch.autocast(tokens.device.type, enabled=False):
+        return (weights[:, None] @ tokens)[:, 0]
+
+
+class LogitScale(nn.Module):
+    """A learned temperature, kept as the logarithm of its inverse (CLIP, arXiv:2103.00020) and within `TEMPERATURES`.
+
+    The value is clamped where it is used, not the parameter after the step: nothing has to be called after each step
+    (by a Trainer, EMA or sharding that may not let it). The gradient at the bound is that of the bound; only its part
+    that would carry the parameter further out is dropped. So a parameter that overshot comes back as soon as the loss
+    asks for it, where `clamp` alone would leave it without a gradient for good.
+    """
+
+    def __init__(self, temperature: float = 0.15, *, log_scale: nn.Parameter | None = None):
+        """Start at `temperature`; or learn `log_scale`, a 0-d parameter of another module such as the encoder's.
+
+        Raises:
+            ValueError: temperature outside of `TEMPERATURES`.
+        """
+        super().__init__()
+        low, high = TEMPERATURES
+        if not low <= temperature <= high:
+            raise ValueError(f"a learned temperature must lie within {low} and {high}, not {temperature!r}")
+        start = nn.Parameter(torch.tensor(-math.log(temperature))) if log_scale is None else log_scale
+        self.log_scale = start.requires_grad_()
+
+    def forward(self) -> Tensor:
+        """The temperature [], in float32 at least."""
+        low, high = (-math.log(bound) for bound in reversed(TEMPERATURES))
+        return torch.exp(-_InwardClamp.apply(_full_precision(self.log_scale), low, high))
+
+
+class _InwardClamp(torch.autograd.Function):
+    """x.clamp(low, high) whose gradient is dropped only where a step against it would lead further out."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high) = ctx.saved_tensors, ctx.bounds
+        outward = ((x > high) & (grad < 0)) | ((x < low) & (grad > 0))
+        return grad.masked_fill(outward, 0), None, None
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What `AlignmentLoss` adds up. As it stands: the seed project's loss."""
+
+    sequence: float = 1.0  # weight of sequence_contrastive; 0 = off, as for the four that follow
+    pooled: float = 0.0  # weight of pooled_contrastive
+    siglip: float = 0.0  # weight of siglip
+    regression: float = 0.0  # weight of token_regression
+    cosine: float = 0.0  # weight of token_cosine
+    temperature: float = 0.15  # of the cosines in all contrastive parts; the first one where it is learned
+    learned_temperature: bool = False  # learn it, within TEMPERATURES
+    symmetric: bool = False  # sequence and pooled: also the direction from text to audio
+    bank: bool = False  # sequence and pooled: all distinct captions are negatives, not only the batch's
+    mask_repeated: bool = False  # a caption that occurs twice is no negative of its twin (siglip: a positive)
+    padding_weight: float = 1.0  # weight of a position that pads the caption, where a word's is 1
+    norm_weight: float = 0.0  # regression: weight of the squared log ratio of norms
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise ValueError(f"loss {field.name} must be true or false, not {value!r}")
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ValueError(f"loss {field.name} must be a finite number of at least 0, not {value!r}")
+        if not any((self.sequence, self.pooled, self.siglip, self.regression, self.cosine)):
+            raise ValueError("all loss weights are 0: set sequence, pooled, siglip, regression or cosine")
+        if self.temperature == 0:
+            raise ValueError("loss temperature must be above 0")
+        if self.learned_temperature:
+            if not any((self.sequence, self.pooled, self.siglip)):
+                raise ValueError("loss learned_temperature needs sequence, pooled or siglip above 0")
+            LogitScale(self.temperature)
+        if self.bank and not any((self.sequence, self.pooled)):
+            raise ValueError("loss bank needs sequence or pooled above 0")
+
+
+class AlignmentLoss(nn.Module):
+    """The weighted sum of the losses that a `LossConfig` names; holds the learned temperature and SigLIP's bias."""
+
+    def __init__(
+        self, config: LossConfig, *, log_scale: nn.Parameter | None = None, logit_bias: nn.Parameter | None = None
+    ):
+        """Make what the config needs to learn, or learn 0-d parameters of the encoder, whose checkpoint keeps them.
+
+        Parameters that are given keep their values, and have `requires_grad` set where they are used.
+
+        Args:
+            config: what is added up.
+            log_scale: logarithm of the inverse temperature, used where the temperature is learned; None = own.
+            logit_bias: used where siglip is on; None = own, from `INITIAL_LOGIT_BIAS`.
+        """
+        super().__init__()
+        self.config = config
+        if config.learned_temperature:
+            self.logit_scale = LogitScale(config.temperature, log_scale=log_scale)
+        if config.siglip:
+            start = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS)) if logit_bias is None else logit_bias
+            self.logit_bias = start.requires_grad_()
+
+    def forward(
+        self,
+        audio_tokens: Tensor,
+        text_tokens: Tensor,
+        *,
+        audio_pooled: Tensor | None = None,
+        text_pooled: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        caption_ids: Tensor | None = None,
+        bank: Tensor | None = None,
+        bank_ids: Tensor | None = None,
+        bank_pooled: Tensor | None = None,
+        token_norms: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss of a batch and its parts.
+
+        Args:
+            audio_tokens: [B, T, D].
+            text_tokens: [B, T, D].
+            audio_pooled: [B, P]; None = the pooled losses take the mean of the tokens. It is weighted by the mean of
+                the batch's position weights: a clip's own mask would tell the length of its caption.
+            text_pooled: [B, P], given or left out with audio_pooled.
+            text_mask: [B, T] 1 = a word, 0 = padding of the caption; needed where padding_weight is not 1.
+            caption_ids: [B] integers that are equal where the captions are; needed where mask_repeated is set.
+            bank: [M, T, D] tokens of all distinct captions; needed where the config's bank is set, else not used.
+            bank_ids: [M] caption ids of the bank; needed where both are set.
+            bank_pooled: [M, P] pooled embeddings of the bank; where audio_pooled is given without them, the pooled
+                loss has the batch's negatives only.
+            token_norms: [T] the teacher's mean norms, for the regression.
+
+        Returns:
+            "loss" [] with the gradient; "temperature" [] and, by the names of the config's weights, each part that is
+            on: [] unweighted and detached, for the log.
+
+        Raises:
+            ValueError: something that the config needs is missing, or shapes do not fit.
+        """
+        config = self.config
+        needed = {
+            "text_mask": (config.padding_weight != 1, text_mask),
+            "caption_ids": (config.mask_repeated, caption_ids),
+            "bank": (config.bank, bank),
+            "bank_ids": (config.bank and config.mask_repeated, bank_ids),
+        }
+        for name, (is_needed, value) in needed.items():
+            if is_needed and value is None:
+                raise ValueError(f"the loss needs {name} with {config}")
+        if (audio_pooled is None) != (text_pooled is None):
+            raise ValueError("audio_pooled and text_pooled go together: give both or neither")
+
+        if text_mask is not None and text_mask.shape != audio_tokens.shape[:2]:
+            raise ValueError(f"text_mask must be {list(audio_tokens.shape[:2])}, not {list(text_mask.shape)}")
+
+        temperature = self.logit_scale() if config.learned_temperature else config.temperature
+        weights = None
+        if config.padding_weight != 1:
+            weights = torch.where(text_mask.to(audio_tokens.device).bool(), 1.0, config.padding_weight)
+        ids = caption_ids if config.mask_repeated else None
+        negatives = {"bank": bank, "bank_ids": bank_ids if config.mask_repeated else None} if config.bank else {}
+        contrastive = {"temperature": temperature, "symmetric": config.symmetric, "caption_ids": ids}
+
+        parts: dict[str, Tensor] = {}
+        if config.sequence:
+            parts["sequence"] = sequence_contrastive(
+                audio_tokens, text_tokens, position_weights=weights, **contrastive, **negatives
+            )
+        if config.pooled or config.siglip:
+            if audio_pooled is None:
+                shared = None if weights is None else weights.mean(0)
+                audio_pooled, text_pooled = pool_tokens(audio_tokens, shared), pool_tokens(text_tokens, shared)
+                if config.pooled and config.bank and bank_pooled is None:
+                    bank_pooled = _pool_bank(bank, shared)
+            if config.pooled:
+                negatives = {**negatives, "bank": bank_pooled} if config.bank and bank_pooled is not None else {}
+                parts["pooled"] = pooled_contrastive(audio_pooled, text_pooled, **contrastive, **negatives)
+            if config.siglip:
+                parts["siglip"] = siglip(
+                    audio_pooled,
+                    text_pooled,
+                    logit_scale=1 / temperature,
+                    logit_bias=_full_precision(self.logit_bias),
+                    caption_ids=ids,
+                )
+        if config.regression:
+            parts["regression"] = token_regression(
+                audio_tokens,
+                text_tokens,
+                token_norms=token_norms,
+                position_weights=weights,
+                norm_weight=config.norm_weight,
+            )
+        if config.cosine:
+            parts["cosine"] = token_cosine(audio_tokens, text_tokens, position_weights=weights)
+
+        loss = sum(getattr(config, name) * part for name, part in parts.items())
+        logged = {name: part.detach() for name, part in parts.items()}
+        return {"loss": loss, **logged, "temperature": torch.as_tensor(temperature, device=loss.device).detach()}
+
+
+def _scores(audio: Tensor, text: Tensor, temperature: float | Tensor) -> Tensor:
+    """Cosines over the temperature, [T, B, M], of audio [B, T, D] and text [M, T, D].
+
+    The products are divided by the norms, not the tokens: that needs no normalised copies of them.
+    """
+    products = audio.transpose(0, 1) @ text.permute(1, 2, 0)
+    audio_norms = audio.norm(dim=-1).clamp_min(_EPS).T[:, :, None]
+    text_norms = text.norm(dim=-1).clamp_min(_EPS).T[:, None, :]
+    return products / (audio_norms * (text_norms * temperature))
+
+
+def _bank_partitions(
+    audio: Tensor,
+    bank: Tensor,
+    temperature: float | Tensor,
+    caption_ids: Tensor | None,
+    bank_ids: Tensor | None,
+) -> Iterator[Tensor]:
+    """log sum_j exp(scores) over each chunk of the bank, [T, B] each; only these are kept for the backward pass."""
+
+    def partition(chunk: Tensor, chunk_ids: Tensor | None, audio: Tensor, temperature: float | Tensor) -> Tensor:
+        scores = _scores(audio, chunk.to(audio.device, audio.dtype), temperature)
+        if chunk_ids is not None:
+            scores = _without(scores, caption_ids[:, None] == chunk_ids.to(caption_ids.device))
+        return scores.logsumexp(2)
+
+    batch, positions, width = audio.shape
+    size = max(1, _CHUNK_ELEMENTS // (positions * max(batch, width)))
+    for start in range(0, len(bank), size):
+        ids = None if bank_ids is None else bank_ids[start : start + size]
+        chunk = bank[start : start + size].detach()
+        yield checkpoint(partition, chunk, ids, audio, temperature, use_reentrant=False, preserve_rng_state=False)
+
+
+@torch.no_grad()
+def _pool_bank(bank: Tensor, position_weights: Tensor | None) -> Tensor:
+    """`pool_tokens` of a bank [M, T, D] that may be large and in half precision -> [M, D]."""
+    size = max(1, _CHUNK_ELEMENTS // bank[0].numel()) if len(bank) else 1
+    return torch.cat([pool_tokens(chunk, position_weights) for chunk in bank.split(size)])
+
+
+def _repeated(ids: Tensor) -> Tensor:
+    """[B, B] whether two captions are the same; true on the diagonal."""
+    return ids[:, None] == ids[None]
+
+
+def _without(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores that leave the softmax where the mask is set.
+
+    Not -inf: a chunk of the bank can be masked wholly, and the backward pass of logsumexp then makes NaN, which
+    masked_fill drops again but anomaly detection stops at.
+    """
+    return scores.masked_fill(mask.to(scores.device), torch.finfo(scores.dtype).min)
+
+
+def _weighted_mean(values: Tensor, position_weights: Tensor | None) -> Tensor:
+    """Mean of values [B, T]; 0 where all the weights are 0."""
+    if position_weights is None:
+        return values.mean()
+    weights = _expand_weights(position_weights, values)
+    return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def _expand_weights(weights: Tensor, values: Tensor) -> Tensor:
+    """Position weights [T] or [B, T] as [B, T], like values [B, T]."""
+    if weights.shape not in (values.shape, values.shape[1:]):
+        raise ValueError(
+            f"position_weights must have shape {list(values.shape[1:])} or {list(values.shape)}, "
+            f"not {list(weights.shape)}"
+        )
+    return weights.to(values).expand_as(values)
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _check_tokens(tokens: Tensor) -> None:
+    if tokens.ndim != 3:
+        raise ValueError(f"tokens must have shape [B, T, D], not {list(tokens.shape)}")
+
+
+def _check_pooled(pooled: Tensor) -> None:
+    if pooled.ndim != 2:
+        raise ValueError(f"pooled embeddings must have shape [B, P], not {list(pooled.shape)}")
+
+
+def _check_temperature(temperature: float | Tensor) -> None:
+    """A tensor's value is not looked at, for that would wait for the GPU at each step."""
+    if isinstance(temperature, Tensor):
+        if temperature.ndim:
+            raise ValueError(f"temperature must be a number or a 0-d tensor, not of shape {list(temperature.shape)}")
+    elif not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be above 0 and finite, not {temperature!r}")
+
+
+def _check_bank(audio: Tensor, bank: Tensor | None, caption_ids: Tensor | None, bank_ids: Tensor | None) -> None:
+    if bank is None:
+        if bank_ids is not None:
+            raise ValueError("bank_ids without a bank")
+        return
+    if bank.shape[1:] != audio.shape[1:]:
+        raise ValueError(f"bank must have shape {['M', *audio.shape[1:]]}, not {list(bank.shape)}")
+    if (caption_ids is None) != (bank_ids is None):
+        raise ValueError("with a bank, caption_ids and bank_ids go together: give both or neither")
+    if bank_ids is not None:
+        _check_ids("bank_ids", bank_ids, len(bank))
+
+
+def _check_ids(name: str, ids: Tensor, size: int) -> None:
+    if ids.shape != (size,) or ids.is_floating_point():
+        raise ValueError(f"{name} must be integers of shape [{size}], not {ids.dtype} {list(ids.shape)}")
