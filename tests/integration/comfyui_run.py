@@ -164,7 +164,7 @@ def progress_and_cancelling(loaded):
     steps = []
     comfy.utils.set_progress_bar_global_hook(lambda value, total, *rest, **more: steps.append([value, total]))
     audio = {"waveform": torch.randn(1, 1, 16000 * 4) * 0.1, "sample_rate": 16000}
-    run("Audio2ImgEncode", encoder=loaded, audio=audio, window=1.0, batch_size=1)
+    run("Audio2ImgEncode", encoder=loaded, audio=audio, window=1.0)
     seen["progress"] = list(steps)
 
     class Stopped(Exception):
@@ -177,7 +177,7 @@ def progress_and_cancelling(loaded):
     steps.clear()
     comfy.utils.set_progress_bar_global_hook(cancel)
     try:
-        run("Audio2ImgEncode", encoder=loaded, audio=audio, window=1.0, batch_size=1)
+        run("Audio2ImgEncode", encoder=loaded, audio=audio, window=1.0)
         seen["windows_after_cancel"] = -1
     except comfy.model_management.InterruptProcessingException:
         seen["windows_after_cancel"] = len(steps) - 1
