@@ -15,8 +15,8 @@ from audio2img_core.head import HeadConfig
 from audio2img_core.targets import get_target
 from audio2img_core.windows import WindowConfig
 
-from .data import DataConfig
-from .losses import LossConfig
+from .alignment import LossConfig
+from .data_config import DataConfig
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -11,13 +11,14 @@ from transformers import Trainer
 
 from audio2img_core.encoder import AudioEncoder
 
+from .alignment import AlignmentLoss, LossConfig
 from .augment import mask_features
 from .captions import CaptionCache
-from .data import DataConfig, collate, seeded
+from .data import collate, seeded
+from .data_config import DataConfig
 from .features import batch_features
 from .gather import gather_ids, gather_with_gradients
 from .gradcache import chunked
-from .losses import AlignmentLoss, LossConfig
 from .skiplog import SkipLog
 
 
