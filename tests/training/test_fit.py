@@ -10,7 +10,8 @@ from audio2img_core.text import encode_text
 from audio2img_core.windows import WindowConfig
 from training.config import PRESETS, FitConfig, load_settings
 from training.features import batch_features
-from training.fit import fit, freeze, layered_optimizer
+from training.fit import fit
+from training.start import freeze, layered_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,8 @@ def test_freezing_and_layer_rates():
     freeze(encoder, 1)
     assert not any(p.requires_grad for p in encoder.backbone.encoder.layers[0].parameters())
     assert all(p.requires_grad for p in encoder.backbone.encoder.layers[1].parameters())
-    optimizer = layered_optimizer(encoder, TrainingArguments(output_dir="x", learning_rate=1.0, use_cpu=True), 0.5)
+    arguments = TrainingArguments(output_dir="x", learning_rate=1.0, use_cpu=True)
+    optimizer = layered_optimizer(encoder, arguments, 0.5, set())
     rates = sorted(group["lr"] for group in optimizer.param_groups)
     assert rates == [0.5, 1.0]
-    assert layered_optimizer(encoder, TrainingArguments(output_dir="x", use_cpu=True), 1.0) is None
+    assert layered_optimizer(encoder, arguments, 1.0, set()) is None

@@ -1,0 +1,86 @@
+"""What a run writes while it trains: `metrics.jsonl` for programs, short lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback
+
+from audio2img_core.files import whole_file
+
+from .average import WeightAverage
+from .metrics import beats_floor
+
+_SHOWN = ("loss", "learning_rate", "grad_norm", "temperature")
+_JUDGED = ("loss", "cosine", "norm_ratio", "a2t_r1", "a2t_r5", "t2a_r1", "effective_rank")
+
+
+class MetricsFile(TrainerCallback):
+    """Everything that is logged, one JSON object a line with its step. A run that goes on drops what came after
+    the step it goes on from, so that no step is there twice."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= state.global_step]
+            with whole_file(self.path) as partial:
+                partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            # JSON has no NaN: null where a figure is none.
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **finite}) + "\n")
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last one that a killed run left half written is left out."""
+    path, lines = Path(path), []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+    return lines
+
+
+class Averaging(TrainerCallback):
+    """Takes each step's weights into their average."""
+
+    def __init__(self, average: WeightAverage):
+        self.average = average
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average.update()
+
+
+class Progress(ProgressCallback):
+    """Trainer's bar, with the few figures that a person follows instead of all."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs and (line := summary(logs)):
+            text = f"step {state.global_step}: {line}"
+            if self.training_bar is None:
+                print(text, flush=True)
+            else:
+                self.training_bar.write(text)
+
+
+def summary(logs: Mapping[str, Any]) -> str:
+    """A log entry in one line; empty where it has nothing to tell."""
+    for prefix in ("eval", "final"):
+        if f"{prefix}_cosine" in logs:
+            judged = {name.removeprefix(f"{prefix}_"): value for name, value in logs.items() if name.startswith(prefix)}
+            told = [f"{name} {judged[name]:.4g}" for name in _JUDGED if name in judged]
+            held, reason = beats_floor(judged) if "mean_cosine" in judged else (True, "")
+            return f"{prefix}: {', '.join(told)}" + ("" if held else f"; {reason}")
+    return ", ".join(f"{name} {logs[name]:.4g}" for name in _SHOWN if isinstance(logs.get(name), (int, float)))
