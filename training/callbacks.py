@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
 
 from audio2img_core.files import whole_file
 
@@ -63,16 +66,37 @@ class Averaging(TrainerCallback):
         self.average.update()
 
 
-class Progress(ProgressCallback):
-    """Trainer's bar, with the few figures that a person follows instead of all."""
+class Progress(TrainerCallback):
+    """A bar on a terminal, and a line with the few figures that a person follows for each entry of the log."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, disable=None
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs and (line := summary(logs)):
-            text = f"step {state.global_step}: {line}"
-            if self.training_bar is None:
-                print(text, flush=True)
-            else:
-                self.training_bar.write(text)
+            tqdm.write(f"step {state.global_step}: {line}", file=sys.stderr)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class TensorBoard(TensorBoardCallback):
+    """Trainer's, which stays open for the last evaluation, after training."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.tb_writer:
+            self.tb_writer.flush()
 
 
 def summary(logs: Mapping[str, Any]) -> str:
@@ -82,5 +106,6 @@ def summary(logs: Mapping[str, Any]) -> str:
             judged = {name.removeprefix(f"{prefix}_"): value for name, value in logs.items() if name.startswith(prefix)}
             told = [f"{name} {judged[name]:.4g}" for name in _JUDGED if name in judged]
             held, reason = beats_floor(judged) if "mean_cosine" in judged else (True, "")
-            return f"{prefix}: {', '.join(told)}" + ("" if held else f"; {reason}")
+            short = "below the mean-target floor" if prefix == "eval" else reason
+            return f"{prefix}: {', '.join(told)}" + ("" if held else f"; {short}")
     return ", ".join(f"{name} {logs[name]:.4g}" for name in _SHOWN if isinstance(logs.get(name), (int, float)))

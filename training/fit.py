@@ -17,7 +17,7 @@ from audio2img_core.encoder import AudioEncoder
 from audio2img_core.files import check_writable, whole_file, whole_folder
 
 from .alignment import AlignmentLoss
-from .callbacks import MetricsFile, Progress
+from .callbacks import MetricsFile, Progress, TensorBoard
 from .captions import CaptionCache
 from .checkpoints import remove_broken, whole_checkpoints
 from .clips import Source
@@ -76,7 +76,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
 
     set_seed(arguments.seed)
     encoder = start_encoder(config, seed=arguments.seed)
-    teach(encoder, teacher, captions.token_norms(train_rows))
+    teach(encoder, captions, train_rows, new=not run.encoder)
     freeze(encoder, run.freeze_layers)
     lora = add_lora(encoder, run) if run.lora_rank else None
     loss = AlignmentLoss(config.loss, log_scale=encoder.logit_scale, logit_bias=encoder.logit_bias)
@@ -226,9 +226,8 @@ def _callbacks(config: FitConfig, output: Path, arguments: TrainingArguments) ->
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.run.early_stopping))
     if importlib.util.find_spec("tensorboard") and "tensorboard" not in arguments.report_to and arguments.should_save:
         from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
 
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(output / "tensorboard"))))
+        callbacks.append(TensorBoard(SummaryWriter(str(output / "tensorboard"))))
     return callbacks
 
 
@@ -236,5 +235,4 @@ def _quieter(trainer: AlignmentTrainer) -> None:
     """Our few figures on the screen in the place of Trainer's dictionaries."""
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(Progress())
+    trainer.add_callback(Progress())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from transformers import Trainer, TrainingArguments, Wav2Vec2BertModel
 from audio2img_core.checkpoint import load_strictly
 from audio2img_core.config import AudioEncoderConfig
 from audio2img_core.encoder import AudioEncoder, AudioEncoderOutput
+from audio2img_core.head import QueryHead
 from audio2img_core.untrained import SIZES, encoder_config
 
+from .captions import CaptionCache
 from .config import FitConfig, RunConfig
 from .gradcache import chunked
-from .teacher import Teacher
 
 
 class TrainedEncoder(AudioEncoder):
@@ -78,11 +80,20 @@ def _new_encoder(config: FitConfig, seed: int) -> TrainedEncoder:
     return encoder
 
 
-def teach(encoder: AudioEncoder, teacher: Teacher, token_norms: Tensor) -> None:
-    """Give the encoder what inference needs of its teacher: the empty prompt and the norms by position [77]."""
-    null = teacher.null
+def teach(encoder: AudioEncoder, captions: CaptionCache, rows: Sequence[int], *, new: bool) -> None:
+    """Give the encoder what it needs to know of its teacher and of the captions it is trained on.
+
+    Args:
+        captions: the cache with its teacher. rows: those of the captions to train on.
+        new: the head is untrained; one that has queries then begins at the mean prompt.
+    """
+    null, norms = captions.teacher.null, captions.token_norms(rows)
     pooled = None if null.pooled is None else null.pooled[0]
-    encoder.set_teacher(null.tokens[0], null_pooled=pooled, token_norms=token_norms)
+    encoder.set_teacher(null.tokens[0], null_pooled=pooled, token_norms=norms)
+    if new and isinstance(encoder.head, QueryHead):
+        first = int(encoder.config.prepend_bos)
+        positions = slice(first, first + encoder.config.num_tokens)
+        encoder.head.start_from(captions.mean_tokens(rows)[positions], captions.mean_pooled(rows))
 
 
 def freeze(encoder: AudioEncoder, layers: int) -> None:
