@@ -19,6 +19,7 @@ from audio2img_core.files import whole_file
 from .average import WeightAverage
 from .metrics import beats_floor
 
+_LAST = {"final_loss", "train_runtime"}  # in the entries at the end of training, which is not the end any more
 _SHOWN = ("loss", "learning_rate", "grad_norm", "temperature")
 _JUDGED = ("loss", "cosine", "norm_ratio", "a2t_r1", "a2t_r5", "t2a_r1", "effective_rank")
 
@@ -32,7 +33,8 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= state.global_step]
+            before = read_metrics(self.path)
+            kept = [line for line in before if line.get("step", 0) <= state.global_step and not _LAST & line.keys()]
             with whole_file(self.path) as partial:
                 partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 

@@ -19,7 +19,7 @@ class DataConfig:
     min_seconds: float = 0.1  # shorter clips are bad
     silence_db: float = -80.0  # dB of full scale; a clip whose peak lies below is bad
     random_crop: bool = True  # from anywhere in the clip; otherwise, and in evaluation, its beginning
-    repeat_pad: bool = False  # fill a short item with repetitions instead of zeros; to go with padding "repeat"
+    repeat_pad: bool = False  # repeat a short sound itself; window.padding "repeat" repeats its features, as inference
     gain_db: float = 6.0  # louder or softer by at most this
     mix_probability: float = 0.0  # share of items that another clip is mixed into; captions are joined by "and"
     mix_db: float = 5.0  # the other clip is louder or softer by at most this

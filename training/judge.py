@@ -62,9 +62,7 @@ def judge(
     if not isinstance(teacher, Teacher):
         teacher = Teacher.from_pretrained(teacher, encoder.config.target, device=device)
     window = encoder.config.window
-    config = DataConfig(
-        window_seconds=None if window.normalize == "clip" else window.seconds, repeat_pad=window.padding == "repeat"
-    )
+    config = DataConfig(window_seconds=None if window.normalize == "clip" else window.seconds)
     with tempfile.TemporaryDirectory() as folder:
         cache = CaptionCache(captions or folder, teacher)
         cache.add(distinct_captions(source))
