@@ -155,8 +155,10 @@ def defaults(section: type) -> dict[str, Any]:
 
 
 def _as(kind: Any, value: Any) -> Any:
-    """YAML reads 1e-4 as text and 1 as a whole number: both are floats where a float is wanted."""
+    """YAML reads 1e-4 as text, 1 as a whole number and no as false: a float, and a strategy's name, where wanted."""
     names = str(kind)
+    if value is False and "str" in names and "bool" not in names:
+        return "no"
     if isinstance(value, str) and "float" in names and "str" not in names:
         try:
             return float(value)

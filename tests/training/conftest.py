@@ -39,7 +39,7 @@ def flags(sounds, tiny_folders):
             "window.seconds": "1.0",
             "data.window_seconds": "1.0",
             "trainer.max_steps": "12",
-            "trainer.per_device_train_batch_size": "8",
+            "trainer.per_device_train_batch_size": "4",
             "trainer.gradient_accumulation_steps": "1",
             "trainer.learning_rate": "1e-3",
             "trainer.warmup_steps": "2",

@@ -73,6 +73,7 @@ def test_later_settings_win(tmp_path):
     config = load_settings("seed", [file], {"loss.temperature": "3e-1", "run.eval-share": "0.2"})
     assert config.loss.temperature == 0.3 and config.run.eval_share == 0.2
     assert config.trainer["learning_rate"] == 1e-4 and config.head.kind == "conv"
+    assert load_settings(None, [], {"trainer.eval_strategy": "no"}).trainer["eval_strategy"] == "no"
 
 
 @pytest.mark.parametrize(
