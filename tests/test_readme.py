@@ -21,9 +21,10 @@ def here(tmp_path):
     """A folder with the examples in it, and an environment in which `audio2img` is this code."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin" / "audio2img"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m audio2img_core.cli "$@"\n')
-    command.chmod(0o755)
+    for name, module in (("audio2img", "audio2img_core.cli"), ("audio2img-train", "training")):
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        command.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     return tmp_path, environment
 
@@ -36,12 +37,39 @@ def test_the_set_up_lines_stand_there():
 
 def test_the_tour_in_the_shell(here):
     folder, environment = here
-    (tour,) = (block for block in blocks("sh") if "audio2img init" in block)
+    (tour,) = (block for block in blocks("sh") if "audio2img init models/tiny" in block)
     done = subprocess.run(["sh", "-e", "-c", tour], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((folder / "pictures").glob("*.png"))) == 5
     assert len(list(folder.glob("crow-*.png"))) == 2
     assert (folder / "sounds.safetensors").exists() and (folder / "models" / "tiny.safetensors").exists()
+
+
+def test_the_tour_of_training(here):
+    folder, environment = here
+    (tour,) = (block for block in blocks("sh") if "audio2img-train fit" in block)
+    done = subprocess.run(["sh", "-e", "-c", tour], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| R@1, audio to text |" in done.stdout and (folder / "trained.png").exists()
+
+
+def test_the_training_commands_parse(capsys):
+    from training.cli import main
+
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```text\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    ours = [line.split() for line in lines if line.startswith("audio2img-train")]
+    assert len(ours) == 4
+    for words in ours:
+        # Data that is not there is the first thing to stop it: the options were all understood.
+        at = words.index("--data")
+        assert main([*words[1:at], "--data", "/no/such/sounds", *words[at + 2 :]]) == 2
+        assert "/no/such/sounds" in capsys.readouterr().err
+    for flag in re.findall(r"`(--[\w.-]+)(?: [^`]*)?`", text):
+        with pytest.raises(SystemExit):
+            main(["fit", "--help"])
+        printed = capsys.readouterr().out
+        assert flag in printed or flag.startswith("--trainer."), flag
 
 
 def test_the_python(here):
