@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from audio2img_core.checks import one_line
 
+from . import acoustics
 from .augment import gain, mix, repeat_pad
 from .clips import Clip, Source
 from .data_config import DataConfig
@@ -223,6 +224,8 @@ def _item(
             waveform = mix(waveform, other, level)
             caption, key = f"{caption} and {partner.caption}", f"{key} + {partner.key}"
             captions = (caption,)
+        if generator is not None:
+            waveform = _through_the_world(waveform, config, generator)
         if generator is not None and config.gain_db > 0:
             waveform = gain(waveform, generator, max_db=config.gain_db)
         length = len(waveform)
@@ -230,6 +233,22 @@ def _item(
             waveform = torch.nn.functional.pad(waveform, (0, config.samples - length))
         item = {"waveform": waveform, "length": length, "caption": caption, "captions": captions, "key": key}
     return {**item, "tried": tries.count, "skipped": tries.skipped}
+
+
+def _through_the_world(waveform: Tensor, config: DataConfig, generator: torch.Generator) -> Tensor:
+    """The sound as another room, microphone and file would give it, at most `config.samples` long."""
+    if config.speed > 0:
+        factor = 1 + config.speed * (2 * float(torch.rand((), generator=generator)) - 1)
+        waveform = acoustics.change_speed(waveform, factor)[: config.samples]
+    if config.eq_db > 0:
+        waveform = acoustics.equalize(waveform, generator, max_db=config.eq_db)
+    if _happens(config.room_probability, generator):
+        waveform = acoustics.reverberate(waveform, generator)
+    if _happens(config.noise_probability, generator):
+        waveform = acoustics.add_noise(waveform, generator, min_snr_db=config.noise_snr_db)
+    if _happens(config.codec_probability, generator):
+        waveform = acoustics.compress(waveform, generator)
+    return waveform
 
 
 def _happens(probability: float, generator: torch.Generator) -> bool:

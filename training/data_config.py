@@ -21,6 +21,12 @@ class DataConfig:
     random_crop: bool = True  # from anywhere in the clip; otherwise, and in evaluation, its beginning
     repeat_pad: bool = False  # repeat a short sound itself; window.padding "repeat" repeats its features, as inference
     gain_db: float = 6.0  # louder or softer by at most this
+    speed: float = 0.0  # faster and higher, or slower and lower, by at most this share
+    eq_db: float = 0.0  # a random equaliser of at most this, up and down
+    room_probability: float = 0.0  # share of items that get the echo of a random room
+    noise_probability: float = 0.0  # share of items that get noise of a random colour
+    noise_snr_db: float = 5.0  # the least signal-to-noise ratio then
+    codec_probability: float = 0.0  # share of items that go through MP3 of a low bit rate
     mix_probability: float = 0.0  # share of items that another clip is mixed into; captions are joined by "and"
     mix_db: float = 5.0  # the other clip is louder or softer by at most this
     time_masks: int = 2  # per item; these four are for `augment.mask_features`, on the training device
@@ -36,6 +42,12 @@ class DataConfig:
             ("min_seconds", MIN_SAMPLES / SAMPLE_RATE, 3600.0),
             ("silence_db", -math.inf, 0.0),
             ("gain_db", 0, 60),
+            ("speed", 0, 0.5),
+            ("eq_db", 0, 60),
+            ("room_probability", 0, 1),
+            ("noise_probability", 0, 1),
+            ("noise_snr_db", -20, 40),
+            ("codec_probability", 0, 1),
             ("mix_probability", 0, 1),
             ("mix_db", 0, 60),
             ("time_masks", 0, 1000),
