@@ -36,7 +36,7 @@ class LossConfig:
     learned_temperature: bool = False  # learn it, within TEMPERATURES
     symmetric: bool = False  # sequence and pooled: also the direction from text to audio
     bank: bool = False  # sequence and pooled: all distinct captions are negatives, not only the batch's
-    mask_repeated: bool = False  # a caption that occurs twice is no negative of its twin (siglip: a positive)
+    mask_repeated: bool = False  # captions that are right for a clip are no negatives of it (siglip: positives)
     padding_weight: float = 1.0  # weight of a position that pads the caption, where a word's is 1
     norm_weight: float = 0.0  # regression: weight of the squared log ratio of norms
 
@@ -106,7 +106,7 @@ class AlignmentLoss(nn.Module):
                 the batch's position weights: a clip's own mask would tell the length of its caption.
             text_pooled: [B, P], given or left out with audio_pooled.
             text_mask: [B, T] 1 = a word, 0 = padding of the caption; needed where padding_weight is not 1.
-            caption_ids: [B] integers that are equal where the captions are; needed where mask_repeated is set.
+            caption_ids: [B] or [B, K], as of `sequence_contrastive`; needed where mask_repeated is set.
             bank: [M, T, D] tokens of all distinct captions; needed where the config's bank is set, else not used.
             bank_ids: [M] caption ids of the bank; needed where both are set.
             bank_pooled: [M, P] pooled embeddings of the bank; where audio_pooled is given without them, the pooled

@@ -6,7 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -49,10 +51,28 @@ class WeightAverage:
         """Give the module the average as its weights for good."""
         self._model.copy_to(self._named.values())
 
+    def state(self) -> dict[str, Any]:
+        """For `load_state`: the average and how many steps went into it."""
+        tensors = dict(zip(self._named, self._model.shadow_params, strict=True))
+        return {"step": self._model.optimization_step, "average": tensors}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with what `state` gave.
+
+        Raises:
+            ValueError: it is the average of other weights.
+        """
+        if state["average"].keys() != self._named.keys():
+            raise ValueError("this is the average of other weights")
+        for name, shadow in zip(self._named, self._model.shadow_params, strict=True):
+            shadow.copy_(state["average"][name])
+        self._model.optimization_step = state["step"]
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the average into a checkpoint's folder."""
-        tensors = {name: p.contiguous() for name, p in zip(self._named, self._model.shadow_params, strict=True)}
-        save_file(tensors, Path(folder) / FILE, metadata={_STEP: str(self._model.optimization_step)})
+        state = self.state()
+        tensors = {name: tensor.contiguous() for name, tensor in state["average"].items()}
+        save_file(tensors, Path(folder) / FILE, metadata={_STEP: str(state["step"])})
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Read the average of a checkpoint.
@@ -60,15 +80,12 @@ class WeightAverage:
         Raises:
             ValueError: the checkpoint has none, or one of other weights.
         """
-        from safetensors import safe_open
-
         file = Path(folder) / FILE
         if not file.is_file():
             raise ValueError(f"{folder}: this checkpoint has no average of the weights ({FILE})")
-        tensors = load_file(file)
-        if tensors.keys() != self._named.keys():
-            raise ValueError(f"{file}: holds the average of other weights than this run's")
-        for name, shadow in zip(self._named, self._model.shadow_params, strict=True):
-            shadow.copy_(tensors[name])
         with safe_open(file, "pt") as opened:
-            self._model.optimization_step = int(opened.metadata()[_STEP])
+            step = int(opened.metadata()[_STEP])
+        try:
+            self.load_state({"step": step, "average": load_file(file)})
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error

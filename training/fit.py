@@ -88,6 +88,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
         loss=loss,
         data=config.data,
         skipped=SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share, rank=arguments.process_index),
+        most_captions=max(len(captions) for part in (source, judged) for captions in part.captions()),
         mask_padding=run.mask_padding,
         ema_decay=run.ema_decay,
         train_dataset=clip_items(

@@ -70,7 +70,9 @@ def judge(
             ClipDataset(source, config, training=False),
             batch_size=batch_size,
             num_workers=workers,
-            collate_fn=Collator(cache, training=False),
+            collate_fn=Collator(
+                cache, training=False, most_captions=max(len(captions) for captions in source.captions())
+            ),
         )
         tokens, pooled, rows = [], [], []
         for number, batch in enumerate(loader):
@@ -81,10 +83,8 @@ def judge(
             rows.append(batch["right"])
             if on_step is not None:
                 on_step(number + 1, len(loader))
-        most = max(row.shape[1] for row in rows)
-        padded = [torch.nn.functional.pad(row, (0, most - row.shape[1]), value=-1) for row in rows]
         first = int(encoder.config.prepend_bos)
         evaluator = Evaluator(cache, slice(first, first + tokens[0].shape[1]), device=device)
         predictions = torch.cat(tokens) if pooled[0] is None else (torch.cat(tokens), torch.cat(pooled))
-        figures = evaluator(SimpleNamespace(predictions=predictions, label_ids=torch.cat(padded)))
+        figures = evaluator(SimpleNamespace(predictions=predictions, label_ids=torch.cat(rows)))
         return figures, evaluator.judged, first

@@ -69,7 +69,9 @@ def sequence_contrastive(
         symmetric: the mean with the other direction, a softmax over the clips i for each caption j (arXiv:2103.00020).
         bank: [M, T, D] further captions, as more negatives of every clip; no gradient. It may be of any float type and
             on another device: it is read in chunks, whose scores are computed again in the backward pass.
-        caption_ids: [B] integers that are equal where the captions are. A repeated caption is then no negative.
+        caption_ids: [B] integers that are equal where the captions are: a repeated caption is then no negative. Or
+            [B, K]: of a clip's own caption, and behind it of further ones that are right for its sound, which are no
+            negatives either; a number that no caption has fills up.
         bank_ids: [M] the same for the bank, which may so hold the batch's own captions too.
         position_weights: [B, T] or [T], at least 0, of position t of pair i in the mean; None = all equal.
 
@@ -82,7 +84,7 @@ def sequence_contrastive(
     scores = _scores(audio, text, temperature)
     if caption_ids is not None:
         _check_ids("caption_ids", caption_ids, len(audio))
-        scores = _without(scores, _repeated(caption_ids).fill_diagonal_(False))
+        scores = _without(scores, _right_pairs(caption_ids).fill_diagonal_(False))
     own = scores.diagonal(dim1=1, dim2=2)
     partition = scores.logsumexp(2)
     if bank is not None:
@@ -148,7 +150,7 @@ def siglip(
         text: [B, P].
         logit_scale: factor of the cosines, above 0; not its logarithm.
         logit_bias: added to them.
-        caption_ids: [B] integers that are equal where the captions are; z is 1 there too.
+        caption_ids: [B] or [B, K] as in `sequence_contrastive`; z is 1 where a caption is right for the sound.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -158,7 +160,7 @@ def siglip(
     positive = torch.eye(len(audio), dtype=torch.bool, device=audio.device)
     if caption_ids is not None:
         _check_ids("caption_ids", caption_ids, len(audio))
-        positive = _repeated(caption_ids)
+        positive = _right_pairs(caption_ids)
     logits = logit_scale * cosines + logit_bias
     return F.softplus(torch.where(positive, -logits, logits)).sum(1).mean()
 
@@ -307,7 +309,7 @@ def _bank_partitions(
     def partition(chunk: Tensor, chunk_ids: Tensor | None, audio: Tensor, temperature: float | Tensor) -> Tensor:
         scores = _scores(audio, chunk.to(audio.device, audio.dtype), temperature)
         if chunk_ids is not None:
-            scores = _without(scores, caption_ids[:, None] == chunk_ids.to(caption_ids.device))
+            scores = _without(scores, _right_pairs(caption_ids, chunk_ids.to(caption_ids.device)))
         return scores.logsumexp(2)
 
     batch, positions, width = audio.shape
@@ -318,9 +320,10 @@ def _bank_partitions(
         yield checkpoint(partition, chunk, ids, audio, temperature, use_reentrant=False, preserve_rng_state=False)
 
 
-def _repeated(ids: Tensor) -> Tensor:
-    """[B, B] whether two captions are the same; true on the diagonal."""
-    return ids[:, None] == ids[None]
+def _right_pairs(ids: Tensor, others: Tensor | None = None) -> Tensor:
+    """[B, M] whether caption j of `others` [M] is right for clip i of ids [B] or [B, K]; None = the clips' own."""
+    ids = ids if ids.ndim == 2 else ids[:, None]
+    return (ids[:, :, None] == (ids[:, 0] if others is None else others)).any(1)
 
 
 def _without(scores: Tensor, mask: Tensor) -> Tensor:
@@ -388,5 +391,6 @@ def _check_bank(audio: Tensor, bank: Tensor | None, caption_ids: Tensor | None, 
 
 
 def _check_ids(name: str, ids: Tensor, size: int) -> None:
-    if ids.shape != (size,) or ids.is_floating_point():
+    fits = ids.shape == (size,) or (name == "caption_ids" and ids.ndim == 2 and len(ids) == size and ids.shape[1] > 0)
+    if not fits or ids.is_floating_point():
         raise ValueError(f"{name} must be integers of shape [{size}], not {ids.dtype} {list(ids.shape)}")

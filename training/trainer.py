@@ -33,6 +33,7 @@ from .skiplog import SkipLog
 
 logger = logging.getLogger(__name__)
 
+_MOST_CAPTIONS = 64  # of one clip that are known to be right for it; more are taken for negatives
 _BANK_BYTES = 2**31  # a bank of captions up to this size is kept on the training device
 
 
@@ -51,6 +52,7 @@ class AlignmentTrainer(Trainer):
         loss: what is added up; made with the encoder's logit_scale and logit_bias.
         data: for the masks on features while training.
         skipped: takes the clips that cannot be used.
+        most_captions: of one clip.
         mask_padding: see `features.batch_features`.
         ema_decay: of the average of the weights, which is then what is judged and kept; 0 = none.
     """
@@ -65,6 +67,7 @@ class AlignmentTrainer(Trainer):
         loss: AlignmentLoss,
         data: DataConfig,
         skipped: SkipLog,
+        most_captions: int = 1,
         mask_padding: bool = True,
         ema_decay: float = 0.0,
         **options: Any,
@@ -83,6 +86,7 @@ class AlignmentTrainer(Trainer):
         super().__init__(model, args, compute_metrics=self.evaluator, **options)
         self.captions, self.skipped, self.data_config = captions, skipped, data
         self.mask_padding, self.alignment = mask_padding, loss
+        self.most_captions = min(most_captions, _MOST_CAPTIONS)
         self.model_accepts_loss_kwargs = False  # the loss is a mean already: Trainer divides it for accumulation
         self.token_norms = self._here(captions.token_norms(train_rows)[self.positions])
         self.bank = self._bank(train_rows) if loss.config.bank else {}
@@ -114,14 +118,16 @@ class AlignmentTrainer(Trainer):
             features = self._masked(features, mask)
         heard = model(input_features=features, attention_mask=mask)
         audio = {"audio_tokens": heard.tokens, "audio_pooled": heard.pooled}
+        right = inputs["right"]
         good = rows >= 0
         if not training and not good.all():  # stand-ins for clips that could not be read
             if not good.any():
                 nothing = heard.tokens.sum() * 0.0
                 return (nothing, dict(heard)) if return_outputs else nothing
             audio = {name: None if tensor is None else tensor[good] for name, tensor in audio.items()}
-            rows = rows[good]
+            rows, right = rows[good], right[good]
         text, ids = self._text(rows, inputs["caption"])
+        ids = torch.cat([ids[:, None], right], 1)
         if training and self.args.world_size > 1:
             audio = {name: _gathered(tensor) for name, tensor in audio.items()}
             text = {name: _gathered(tensor) for name, tensor in text.items()}
@@ -169,7 +175,7 @@ class AlignmentTrainer(Trainer):
     def _get_dataloader(
         self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **options: Any
     ) -> DataLoader:
-        self.data_collator = Collator(self.captions, training=is_training)
+        self.data_collator = Collator(self.captions, training=is_training, most_captions=self.most_captions)
         if not isinstance(dataset, IterableDataset):
             return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **options)
         # Accelerate would read a stream on one rank and send it to the others; ours is shared out among the readers.
@@ -243,8 +249,8 @@ class AlignmentTrainer(Trainer):
             tokens[new], mask[new] = said.tokens.cpu(), said.mask.cpu()
             if pooled is not None:
                 pooled[new] = said.pooled.cpu()
-            # The same on every rank, and below every row.
-            ids[new] = torch.tensor([-1 - zlib.crc32(captions[i].encode()) for i in new], device=ids.device)
+            # The same on every rank, and below every row and the -1 that means none.
+            ids[new] = torch.tensor([-2 - zlib.crc32(captions[i].encode()) for i in new], device=ids.device)
         text = {"text_tokens": tokens[:, self.positions], "text_pooled": pooled, "text_mask": mask[:, self.positions]}
         return {name: self._here(tensor) for name, tensor in text.items()}, ids
 
@@ -264,13 +270,13 @@ class AlignmentTrainer(Trainer):
 class Collator:
     """Batches of `data.collate` with the rows of captions in the cache.
 
-    rows [B] is the caption's, -1 where it is not in the cache; right [B, K] are those of all its captions, -1 where
-    there are fewer. In evaluation a clip that could not be read keeps its place, as a moment of silence without
-    captions: every process must have batches of one size.
+    rows [B] is the caption's, -1 where it is not in the cache; right [B, most_captions] are those of all captions of
+    the clip, -1 where there are fewer. In evaluation a clip that could not be read keeps its place, as a moment of
+    silence without captions: every process must have batches of one size.
     """
 
-    def __init__(self, captions: CaptionCache, *, training: bool):
-        self.captions, self.training = captions, training
+    def __init__(self, captions: CaptionCache, *, training: bool, most_captions: int):
+        self.captions, self.training, self.most = captions, training, most_captions
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         kept = items if self.training else [item for item in items if item["length"]]
@@ -278,9 +284,9 @@ class Collator:
         if not self.training and len(kept) < len(items):
             batch = self._with_gaps(batch, items)
         batch["rows"] = torch.tensor([self._row(caption) for caption in batch["caption"]], dtype=torch.int64)
-        rows = [[self._row(caption) for caption in captions] for captions in batch["captions"]]
-        most = max(map(len, rows), default=0) or 1
-        batch["right"] = torch.tensor([row + [-1] * (most - len(row)) for row in rows]).reshape(len(rows), most)
+        rows = [[self._row(caption) for caption in captions[: self.most]] for captions in batch["captions"]]
+        full = [row + [-1] * (self.most - len(row)) for row in rows]
+        batch["right"] = torch.tensor(full, dtype=torch.int64).reshape(len(rows), self.most)
         return batch
 
     def _row(self, caption: str) -> int:

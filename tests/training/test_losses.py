@@ -132,6 +132,28 @@ def test_repeated_captions_leave_the_softmax():
     assert masked < sequence_contrastive(audio, text)
 
 
+def test_further_right_captions_are_no_negatives():
+    """Clip 0 may be called 0, 3 or 7: neither clip 3's caption nor the bank's 7 count against it; others do."""
+    audio, text, bank = tokens(), tokens(), tokens(2)
+    ids = torch.tensor([[0, 3, 7], [1, -1, -1], [2, -1, -1], [3, -1, -1], [4, -1, -1]])
+    every = torch.cat([text, bank])
+    cos = torch.cosine_similarity(audio.unsqueeze(1), every.unsqueeze(0), dim=-1) / 0.15
+    rows = [F.cross_entropy(cos[0, [0, 1, 2, 4, 6]][None], torch.zeros(1, T, dtype=torch.long))]
+    rows += [F.cross_entropy(cos[i][None], torch.full((1, T), i)) for i in range(1, B)]
+    options = {"caption_ids": ids, "bank": bank, "bank_ids": torch.tensor([7, 8])}
+    ours = sequence_contrastive(audio, text, **options)
+    assert ours.item() == pytest.approx(torch.stack(rows).mean().item(), abs=1e-5)
+    pooled = pooled_contrastive(audio[:, 0], text[:, 0], symmetric=False, caption_ids=ids, temperature=0.15)
+    one = sequence_contrastive(audio[:, :1], text[:, :1], caption_ids=ids)
+    assert pooled.item() == pytest.approx(one.item(), abs=1e-6)
+    positive = torch.eye(B, dtype=torch.bool)
+    positive[0, 3] = True
+    logits = 2.0 * torch.cosine_similarity(audio[:, None, 0], text[None, :, 0], dim=-1) - 1.0
+    expected = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none").sum(1).mean()
+    judged = siglip(audio[:, 0], text[:, 0], logit_scale=2.0, logit_bias=-1.0, caption_ids=ids)
+    assert judged.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_unlike_captions_are_not_masked():
     audio, text = tokens(), tokens()
     assert sequence_contrastive(audio, text, caption_ids=torch.arange(B)) == sequence_contrastive(audio, text)

@@ -224,7 +224,7 @@ def test_mixed_clips_are_taught_their_joined_caption(flags, tmp_path):
     text, ids = trainer._text(batch["rows"], batch["caption"])
     at = batch["caption"].index(joined[0])
     torch.testing.assert_close(text["text_tokens"][at], trainer.captions.teacher.encode(joined[:1]).tokens[0, 1:])
-    assert len({int(i) for i in ids}) == len(set(batch["caption"]))
+    assert len({int(i) for i in ids}) == len(set(batch["caption"])) and -1 not in ids
 
 
 def test_collator_keeps_the_place_of_a_clip_that_cannot_be_read(tiny_folders, tmp_path):
@@ -234,11 +234,11 @@ def test_collator_keeps_the_place_of_a_clip_that_cannot_be_read(tiny_folders, tm
     good = {"waveform": torch.ones(900), "length": 900, "caption": "b", "captions": ("b", "a"), "key": "g"}
     bad = {"waveform": torch.zeros(0), "length": 0, "caption": "", "captions": (), "key": ""}
     items = [{**bad, "tried": 1, "skipped": [("x", "why")]}, {**good, "tried": 1, "skipped": []}]
-    batch = Collator(cache, training=False)(items)
+    batch = Collator(cache, training=False, most_captions=2)(items)
     assert batch["rows"].tolist() == [-1, 1] and batch["right"].tolist() == [[-1, -1], [1, 0]]
     assert batch["waveform"].shape == (2, 900) and batch["skipped"] == [("x", "why")] and batch["tried"] == 2
-    assert Collator(cache, training=True)(items)["rows"].tolist() == [1]
-    assert Collator(cache, training=False)(items[:1])["right"].tolist() == [[-1]]
+    assert Collator(cache, training=True, most_captions=2)(items)["rows"].tolist() == [1]
+    assert Collator(cache, training=False, most_captions=2)(items[:1])["right"].tolist() == [[-1, -1]]
 
 
 # what stops a run
