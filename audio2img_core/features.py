@@ -97,6 +97,27 @@ def normalize(mel: Tensor, counts: Tensor) -> Tensor:
     return mel / (variance + _VARIANCE_FLOOR).sqrt()
 
 
+def normalize_level(mel: Tensor, counts: Tensor, dynamic_range: float) -> Tensor:
+    """Cut off what lies far below the loudest, then mean 0 and variance 1 over all frames and bins of a clip together.
+
+    Unlike `normalize` it keeps how loud a clip's bins are to each other, and forgets the noise between its sounds.
+
+    Args:
+        mel: [B, N, 80] log-mel frames, in nats. counts: [B] valid frames of each clip.
+        dynamic_range: nats below the clip's loudest value at which values are cut off.
+
+    Returns:
+        [B, N, 80]; frames beyond a clip's count hold no meaning.
+    """
+    valid = _valid(mel, counts)
+    peak = torch.where(valid, mel, -torch.inf).amax((1, 2), keepdim=True)
+    mel = torch.where(valid, (mel - peak).clamp(min=-dynamic_range), 0.0)
+    n = counts.to(mel.dtype)[:, None, None] * mel.shape[2]
+    mel = mel - mel.sum((1, 2), keepdim=True) / n
+    variance = (mel * valid).square().sum((1, 2), keepdim=True) / (n - 1)
+    return mel / (variance + _VARIANCE_FLOOR).sqrt()
+
+
 def stack_frames(mel: Tensor, counts: Tensor, *, pad_value: float = 0.0) -> tuple[Tensor, Tensor]:
     """Join each two frames: mel [B, N, 80], counts [B] -> features [B, ceil(N / 2), 160], mask [B, ceil(N / 2)]."""
     mel = torch.where(_valid(mel, counts), mel, pad_value)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .features import FRAMES_PER_SECOND, MIN_FRAMES, STACK, normalize, stack_frames
+from .features import FRAMES_PER_SECOND, MIN_FRAMES, STACK, normalize, normalize_level, stack_frames
 
 NORMALIZE = ("clip", "window")
 PADDING = ("mask", "repeat", "constant")
@@ -21,6 +21,7 @@ class WindowConfig:
     seconds: float = 10.0  # length of one window
     hop_seconds: float | None = None  # distance between window starts; None = seconds, side by side
     normalize: str = "window"  # mean and variance over the "window", or over the whole "clip" (the seed's recipe)
+    dynamic_range: float | None = None  # nats below the loudest that are kept, all bins scaled alike; None = each bin
     padding: str = "mask"  # short windows: "mask" the rest, "repeat" the sound, or visible "constant" (the seed's)
     pad_value: float = 0.0  # what padded frames hold
 
@@ -28,6 +29,11 @@ class WindowConfig:
         for name, value in (("seconds", self.seconds), ("hop_seconds", self.hop)):
             if not MIN_FRAMES / FRAMES_PER_SECOND <= value < float("inf"):
                 raise ValueError(f"window {name} must be a finite number of at least 0.02, not {value!r}")
+        if self.dynamic_range is not None:
+            if not 0 < self.dynamic_range < float("inf"):
+                raise ValueError(f"window dynamic_range must be above 0, not {self.dynamic_range!r}")
+            if self.normalize != "window":
+                raise ValueError(f"window dynamic_range goes with normalize 'window', not {self.normalize!r}")
         for name, value, allowed in (
             ("normalize", self.normalize, NORMALIZE),
             ("padding", self.padding, PADDING),
@@ -96,7 +102,11 @@ def window_features(windows: list[Tensor], config: WindowConfig, *, size: int | 
     counts = torch.tensor([len(w) for w in windows], device=windows[0].device)
     if config.normalize == "window":
         padded = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True)
-        windows = [mel[:n] for mel, n in zip(normalize(padded, counts), counts.tolist(), strict=True)]
+        if config.dynamic_range is None:
+            padded = normalize(padded, counts)
+        else:
+            padded = normalize_level(padded, counts, config.dynamic_range)
+        windows = [mel[:n] for mel, n in zip(padded, counts.tolist(), strict=True)]
     size = max(counts.tolist()) if size is None else size
     size += size % STACK
     if config.padding == "repeat":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,7 @@ class ClipDataset(Dataset):
         if source.streaming:
             raise ValueError(f"{source.name} is streamed; ClipStream reads it")
         self.source, self.config, self.seed, self.training = source, config, seed, training
+        self._shares = _shares(source, config.balance) if training and config.balance > 0 else None
         self._epoch = _shared_number()
 
     def __len__(self) -> int:
@@ -48,7 +50,8 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         generator = seeded(self.seed, int(self._epoch), int(index)) if self.training else None
         tries = _Tries()
-        sound = tries.sound(self.source[index], self.config, generator)
+        clip = self.source[index] if self._shares is None else self._another(generator)
+        sound = tries.sound(clip, self.config, generator)
         while sound is None and generator is not None and tries.count < _ATTEMPTS:
             sound = tries.sound(self._another(generator), self.config, generator)
         partner = None
@@ -57,7 +60,10 @@ class ClipDataset(Dataset):
         return _item(sound, partner, self.config, generator, tries)
 
     def _another(self, generator: torch.Generator) -> Clip:
-        return self.source[int(torch.randint(len(self.source), (), generator=generator))]
+        if self._shares is None:
+            return self.source[int(torch.randint(len(self.source), (), generator=generator))]
+        draw = torch.rand((), dtype=torch.float64, generator=generator)
+        return self.source[min(int(torch.searchsorted(self._shares, draw, right=True)), len(self.source) - 1)]
 
 
 class ClipStream(IterableDataset):
@@ -253,6 +259,14 @@ def _through_the_world(waveform: Tensor, config: DataConfig, generator: torch.Ge
 
 def _happens(probability: float, generator: torch.Generator) -> bool:
     return probability > 0 and float(torch.rand((), generator=generator)) < probability
+
+
+def _shares(source: Source, balance: float) -> Tensor:
+    """[n] float64: the sums of the clips' probabilities, each its caption's number of clips to the power -balance."""
+    captions = [clip[0] if clip else "" for clip in source.captions()]
+    counts = Counter(captions)
+    weights = torch.tensor([counts[caption] ** -balance for caption in captions], dtype=torch.float64)
+    return weights.cumsum(0) / weights.sum()
 
 
 def _shared_number() -> Tensor:

@@ -18,6 +18,7 @@ class DataConfig:
     max_seconds: float = 60.0  # what is decoded at once: whole clips, and those of unknown length, are cut there
     min_seconds: float = 0.1  # shorter clips are bad
     silence_db: float = -80.0  # dB of full scale; a clip whose peak lies below is bad
+    balance: float = 0.0  # 0: every clip is shown alike, 1: every (first) caption is, however many clips it has
     random_crop: bool = True  # from anywhere in the clip; otherwise, and in evaluation, its beginning
     repeat_pad: bool = False  # repeat a short sound itself; window.padding "repeat" repeats its features, as inference
     gain_db: float = 6.0  # louder or softer by at most this
@@ -41,6 +42,7 @@ class DataConfig:
             ("max_seconds", 0.1, 3600.0),
             ("min_seconds", MIN_SAMPLES / SAMPLE_RATE, 3600.0),
             ("silence_db", -math.inf, 0.0),
+            ("balance", 0, 1),
             ("gain_db", 0, 60),
             ("speed", 0, 0.5),
             ("eq_db", 0, 60),

@@ -75,3 +75,30 @@ def test_impossible_configs_are_refused(fields):
 def test_impossible_plans_are_refused():
     with pytest.raises(ValueError, match="at least 2 frames"):
         plan_windows(1, 376, 376)
+
+
+def test_dynamic_range_scales_all_bins_alike():
+    """What lies more than the range below the loudest is cut off; padding, gain and order of clips change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.randn(n, 80, generator=generator) * 5 for n in (20, 31)]
+    config = WindowConfig(seconds=0.4, dynamic_range=8.0)
+    features, mask = window_features(clips, config, size=40)
+    for row, clip in zip(features, clips, strict=True):
+        cut = (clip - clip.max()).clamp(min=-8.0)
+        expected = (cut - cut.mean()) / cut.std()
+        own = row.reshape(-1, 80)[: len(clip)]
+        torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-4)
+    louder, _ = window_features([clip + 3.0 for clip in clips[::-1]], config, size=40)
+    torch.testing.assert_close(louder, features.flip(0), atol=1e-5, rtol=1e-5)
+    assert mask.sum(1).tolist() == [10, 15]
+    silent, _ = window_features([torch.full((20, 80), -15.0)], config, size=40)
+    assert silent.isfinite().all() and silent.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"dynamic_range": 0.0}, "above 0"), ({"dynamic_range": 5.0, "normalize": "clip"}, "goes with normalize")],
+)
+def test_impossible_dynamic_ranges(fields, message):
+    with pytest.raises(ValueError, match=message):
+        WindowConfig(**fields)

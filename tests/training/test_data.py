@@ -138,6 +138,23 @@ def test_random_crop_decodes_from_anywhere(suffix, tmp_path):
     assert min(places) < 0.45 and max(places) > 0.75 and len(set(places)) > 20
 
 
+def test_balance_shows_rare_captions_as_often_as_common_ones(folder):
+    clips = [Clip(f"c{i}", str(folder / "good0.wav"), ("common",)) for i in range(9)]
+    clips.append(Clip("r", str(folder / "good1.wav"), ("rare", "seldom")))
+    shares = {}
+    for balance in (0.0, 0.5, 1.0):
+        config = DataConfig(window_seconds=0.1, balance=balance)
+        items = ClipDataset(Source("clips", clips), config)
+        keys = []
+        for epoch in range(20):
+            items.set_epoch(epoch)
+            keys += [items[i]["key"] for i in range(len(items))]
+        shares[balance] = keys.count("r") / len(keys)
+    assert shares[0.0] == 0.1 and 0.15 < shares[0.5] < 0.36 and 0.4 < shares[1.0] < 0.6
+    plain = ClipDataset(Source("clips", clips), DataConfig(window_seconds=0.1, balance=1.0), training=False)
+    assert [plain[i]["key"] for i in range(10)] == [clip.key for clip in clips]
+
+
 def test_crop_only_decodes_its_part(folder, monkeypatch):
     import training.reading
 

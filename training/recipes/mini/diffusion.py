@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
     "layers_per_block": 1,
-    "block_out_channels": (96, 160),  # multiples of 32: ComfyUI's normalisation has 32 groups
+    "block_out_channels": (96, 128),  # multiples of 32: ComfyUI's normalisation has 32 groups
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "mid_block_type": None,
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -74,7 +74,15 @@ class Library:
 
 
 def train_unet(
-    library: Library, captions: Captions, prompts: Prompts, folder: Path, *, steps: int, batch_size: int = 32
+    library: Library,
+    captions: Captions,
+    prompts: Prompts,
+    folder: Path,
+    *,
+    steps: int,
+    batch_size: int = 32,
+    start: Any = None,
+    learning_rate: float = 1e-3,
 ) -> Any:
     """Train a diffusers `UNet2DConditionModel` on pictures with the tokens that say what they show.
 
@@ -82,11 +90,12 @@ def train_unet(
         library: the latents.
         captions: what is said of them.
         prompts: (what is said, generator) -> tokens [B, 77, D], "" for the empty prompt.
+        start: a UNet to go on with; None = a new one.
     """
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(**CONFIG)
+    unet = UNet2DConditionModel(**CONFIG) if start is None else start
     schedule = DDPMScheduler(**SCHEDULE)
 
     def loss(generator: torch.Generator) -> dict[str, Tensor]:
@@ -108,4 +117,4 @@ def train_unet(
         error = F.mse_loss(drawn.float(), target)
         return {"loss": error}
 
-    return train("unet", unet, loss, folder, steps=steps, learning_rate=1e-3, ema_decay=0.999, warmup=200)
+    return train(folder.name, unet, loss, folder, steps=steps, learning_rate=learning_rate, ema_decay=0.999)

@@ -1,0 +1,169 @@
+"""Train all of `mini`: `python -m training.recipes.mini.train --data FOLDER --output FOLDER`.
+
+Autoencoder, text encoder, UNet, audio encoder, UNet once more with what the encoder hears, and the classifier that
+judges the pictures. Each part goes on where it was stopped; `--only` trains some of them, so that two processes can
+share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import autoencoder, classifier, diffusion, hearing, teacher
+from .captions import Captions
+from .images import Pictures, load_pictures
+from .table import captions as wordings_of
+from .table import concepts as read_table
+
+PARTS = ("autoencoder", "teacher", "unet", "encoder", "heard", "classifier")
+STEPS = {"autoencoder": 1200, "teacher": 1500, "unet": 6000, "encoder": 4000, "heard": 1500, "classifier": 2500}
+STYLES = ("noto", "fluent-emoji", "fluent-emoji-flat", "noto-v1", "emojione", "fxemoji")
+"""What the UNet draws; the first is drawn where no style is named."""
+_STYLE_NAMES = ("noto", "glossy", "flat", "old noto", "emojione", "firefox")
+
+
+class Recipe:
+    """The parts of `mini`, trained in a folder or loaded from it."""
+
+    def __init__(self, data: Path, output: Path, *, scale: float = 1.0):
+        """scale: of the numbers of steps, for trials."""
+        self.data, self.output, self.scale = data, output, scale
+        self.table = read_table()
+        self.pictures = load_pictures(data)
+        drawn = self.pictures.where(roles=["draw"])
+        self.concepts = [name for name in self.table if name in drawn.concepts]
+        self.captions = Captions(
+            self.concepts, [wordings_of(name, self.table[name]) for name in self.concepts], list(_STYLE_NAMES)
+        )
+        self.names = {name: wordings_of(name, self.table[name])[1] for name in self.concepts}
+        self.grid, self.there = _grid(drawn, self.concepts)
+
+    def steps(self, part: str) -> int:
+        """Steps of a part."""
+        return max(int(STEPS[part] * self.scale), 2)
+
+    def autoencoder(self):
+        """The trained diffusers `AutoencoderKL`."""
+        drawn = self.pictures.where(roles=["draw"])
+        return autoencoder.train_autoencoder(drawn, self.output / "autoencoder", steps=self.steps("autoencoder"))
+
+    def teacher(self):
+        """The trained (CLIPTokenizer, CLIPTextModel), kept as a diffusers folder for `fit` to load."""
+        tokenizer, text = teacher.train_teacher(
+            self.captions, self.grid, self.output / "teacher", steps=self.steps("teacher")
+        )
+        folder = self.output / "diffusion"
+        text.save_pretrained(folder / "text_encoder")
+        tokenizer.save_pretrained(folder / "tokenizer")
+        return tokenizer, text
+
+    def unet(self):
+        """The UNet, trained on text."""
+        library = diffusion.Library(self.autoencoder(), self.grid, self.there)
+        prompts = self._text_prompts()
+        return diffusion.train_unet(library, self.captions, prompts, self.output / "unet", steps=self.steps("unet"))
+
+    def encoder(self):
+        """The audio encoder."""
+        self.teacher()
+        manifests = hearing.write_manifests(self.data, self.output / "manifests", self.names)
+        return hearing.train_encoder(
+            manifests, self.output / "diffusion", self.output / "encoder", steps=self.steps("encoder")
+        )
+
+    def heard(self):
+        """The UNet, trained on with what the encoder hears beside text."""
+        library = diffusion.Library(self.autoencoder(), self.grid, self.there)
+        unet, encoder = self.unet(), self.encoder()
+        source, data = hearing.training_source(
+            hearing.write_manifests(self.data, self.output / "manifests", self.names)
+        )
+        tokens, said = hearing.heard_tokens(encoder, source, data)
+        text = self._text_prompts()
+        first = text([("", [], 0)], torch.Generator())[:, :1]
+        rows: dict[int, list[int]] = {}
+        back = {name: self.concepts.index(concept) for concept, name in self.names.items()}
+        for row, caption in enumerate(said):
+            rows.setdefault(back[caption], []).append(row)
+
+        def prompts(asked: list[tuple[str, list[int], int]], generator: torch.Generator) -> Tensor:
+            """Half of the prompts of one concept in the first style are sounds."""
+            given = text(asked, generator)
+            for i, (words, shown, style) in enumerate(asked):
+                by_sound = words and len(shown) == 1 and style == 0 and shown[0] in rows
+                if by_sound and torch.rand((), generator=generator) < 0.5:
+                    choice = rows[shown[0]]
+                    row = choice[int(torch.randint(len(choice), (), generator=generator))]
+                    given[i] = torch.cat([first[0], tokens[row].float()])
+            return given
+
+        return diffusion.train_unet(
+            library,
+            self.captions,
+            prompts,
+            self.output / "heard",
+            steps=self.steps("heard"),
+            start=unet,
+            learning_rate=4e-4,
+        )
+
+    def classifier(self):
+        """The judge, trained on the styles that are drawn and on those that only it sees."""
+        seen = self.pictures.where(roles=["draw", "judge"])
+        kept = [i for i, name in enumerate(seen.concepts) if name in self.concepts]
+        lists = ([values[i] for i in kept] for values in (seen.concepts, seen.styles, seen.roles))
+        pictures = Pictures(seen.pixels[kept], *lists)
+        return classifier.train_classifier(
+            pictures, self.concepts, self.output / "classifier", steps=self.steps("classifier")
+        )
+
+    def _text_prompts(self) -> diffusion.Prompts:
+        tokenizer, text = self.teacher()
+        known: dict[str, Tensor] = {}
+
+        @torch.no_grad()
+        def prompts(asked: list[tuple[str, list[int], int]], generator: torch.Generator) -> Tensor:
+            missing = [words for words, *_ in asked if words not in known]
+            if missing:
+                ids = tokenizer(missing, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+                known.update(zip(missing, text(ids.input_ids).last_hidden_state.half(), strict=True))
+            return torch.stack([known[words].float() for words, *_ in asked])
+
+        return prompts
+
+
+def _grid(drawn: Pictures, concepts: list[str]) -> tuple[Tensor, Tensor]:
+    """Pictures [C, S, 3, H, W] of each concept in each style, [C, S] whether it is there; else the first that is."""
+    there = torch.zeros(len(concepts), len(STYLES), dtype=torch.bool)
+    grid = torch.zeros(len(concepts), len(STYLES), *drawn.pixels.shape[1:])
+    for pixels, concept, style in zip(drawn.pixels, drawn.concepts, drawn.styles, strict=True):
+        if concept in concepts and style in STYLES:
+            place = concepts.index(concept), STYLES.index(style)
+            grid[place], there[place] = pixels, True
+    for concept, row in enumerate(there):
+        grid[concept, ~row] = grid[concept, int(row.int().argmax())].clone()
+    return grid, there
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.recipes.mini.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="what training.recipes.mini.data has built")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the parts, their checkpoints and logs")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to train (default: all)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps, for trials")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    recipe = Recipe(options.data, options.output, scale=options.scale)
+    for part in options.only:
+        getattr(recipe, part)()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
