@@ -20,11 +20,20 @@ from .devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dty
 from .diffusion import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
 from .embeddings import AudioEmbeddings
 from .encoder import AudioEncoder
+from .hearing import Heard, caption_scores, nearest_captions
 from .targets import check_fits
 from .text import encode_text, null_conditioning_of
 
 _MAX_SEED = 2**63 - 1  # of torch's generators
 Sound = str | os.PathLike[str] | tuple[Tensor, int] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a diffusion model draws where nothing is said."""
+
+    steps: int = 20
+    guidance: float = 7.5
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ class AudioToImagePipeline:
         self.encoder = encoder
         self.diffusion = diffusion
         diffusion.set_progress_bar_config(disable=True)
+        self.defaults = Sampler()
+        self._captions: Sequence[str] = ()
+        self._said: dict[str, Tensor] = {}  # prompts of captions that were asked for
 
     @classmethod
     def from_pretrained(
@@ -87,7 +99,11 @@ class AudioToImagePipeline:
                 check_fits_before_loading(config.target, diffusion)
         heard = AudioEncoder.from_pretrained(encoder, dtype=dtypes[0])
         drawn = load_diffusion(diffusion, controlnet=controlnet, dtype=dtypes[1])
-        return cls(heard, drawn).to(device)
+        pipeline = cls(heard, drawn).to(device)
+        if diffusion == mini.NAME:
+            pipeline.defaults = Sampler(*mini.SAMPLER)
+            pipeline._captions = mini.captions()
+        return pipeline
 
     def to(self, device: torch.device | str) -> AudioToImagePipeline:
         """Move both models; returns self."""
@@ -107,8 +123,8 @@ class AudioToImagePipeline:
         windows: str = "average",
         start: float = 0.0,
         duration: float | None = None,
-        steps: int = 20,
-        guidance: float = 7.5,
+        steps: int | None = None,
+        guidance: float | None = None,
         seed: int | None = None,
         count: int = 1,
         size: tuple[int, int] | None = None,
@@ -128,7 +144,7 @@ class AudioToImagePipeline:
             sound_strength: 0 = the empty prompt, 1 = the sound, above 1 = beyond it.
             blend_mode, windows: see `conditioning.blend` and `conditioning.condition`.
             start, duration: seconds to read of each file; None = to its end.
-            steps, guidance: of the sampler.
+            steps, guidance: of the sampler; None = 12 and 3 for the mini model, 20 and 7.5 for others.
             seed: of the first picture of each clip, the next ones count up; None = by chance.
             count: pictures a clip.
             size: (width, height) in pixels, multiples of 8; None = the model's own.
@@ -139,6 +155,8 @@ class AudioToImagePipeline:
         Raises:
             ValueError: an impossible value; FileNotFoundError: no such sound file.
         """
+        steps = self.defaults.steps if steps is None else steps
+        guidance = self.defaults.guidance if guidance is None else guidance
         options = self._sampler_options(steps, guidance, size, init_image, strength, control_image, control_scale)
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
@@ -185,6 +203,38 @@ class AudioToImagePipeline:
         clips = [clip for sound in (sounds if several else [sounds]) for clip in _read(sound, start, duration)]
         names = [name or f"clip {number}" for number, (_, name) in enumerate(clips)]
         return self.encoder.encode([clip for clip, _ in clips], SAMPLE_RATE, names=names, on_step=on_step)
+
+    def hear(
+        self,
+        sounds: Sound | Sequence[Sound] | AudioEmbeddings,
+        captions: Sequence[str] | None = None,
+        *,
+        top: int = 3,
+        start: float = 0.0,
+        duration: float | None = None,
+    ) -> list[list[Heard]]:
+        """What the encoder hears, in words.
+
+        Args:
+            sounds: as `__call__` takes them.
+            captions: to choose from; None = the mini model's own, which no other model has.
+            top: how many of the best are given.
+
+        Returns:
+            For each clip the nearest captions, best first, with scores that sum to 1 over all captions.
+
+        Raises:
+            ValueError: no captions, or a diffusion model without text encoder.
+        """
+        captions = list(captions if captions is not None else self._captions)
+        if not captions:
+            raise ValueError("name the captions to choose from: only the mini model has some of its own")
+        heard = sounds if isinstance(sounds, AudioEmbeddings) else self.encode(sounds, start=start, duration=duration)
+        missing = [caption for caption in captions if caption not in self._said]
+        self._said |= {caption: encode_text(self.diffusion, caption).tokens[0].cpu() for caption in missing}
+        said = torch.stack([self._said[caption] for caption in captions])
+        scores = caption_scores(heard, said, scale=float(self.encoder.logit_scale.exp()))
+        return nearest_captions(scores, captions, top=top)
 
     def condition(
         self,

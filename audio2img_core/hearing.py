@@ -1,0 +1,56 @@
+"""What was heard, in words: captions ranked by how near the encoder's tokens come to the text encoder's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .embeddings import AudioEmbeddings
+
+
+class Heard(NamedTuple):
+    """A caption and its share of the encoder's belief among the captions it was compared with."""
+
+    caption: str
+    score: float  # 0..1; the scores of all captions sum to 1
+
+
+def caption_scores(embeddings: AudioEmbeddings, captions: Tensor, *, scale: float) -> Tensor:
+    """How well each caption names each clip.
+
+    The softmax over captions of scale * mean over positions of cos(audio token, caption token): the belief that the
+    sequence-level contrastive loss trains, at all positions together.
+
+    Args:
+        embeddings: of one or more clips; the windows of a clip are averaged.
+        captions: [M, 77, D] the text encoder's prompts, BOS included.
+        scale: of the cosines, the inverse of the temperature that the encoder was trained with.
+
+    Returns:
+        [clips, M] float32, each row sums to 1.
+
+    Raises:
+        ValueError: captions of another width, or none.
+    """
+    tokens = embeddings.averaged().tokens.float()
+    first = int(embeddings.space.prepend_bos)
+    if captions.ndim != 3 or len(captions) == 0 or captions.shape[2] != tokens.shape[2]:
+        raise ValueError(f"captions must be [M, 77, {tokens.shape[2]}], not {list(captions.shape)}")
+    count = min(tokens.shape[1], captions.shape[1] - first)
+    audio = F.normalize(tokens[:, :count], dim=-1)
+    text = F.normalize(captions[:, first : first + count].to(audio), dim=-1)
+    cosines = torch.einsum("ctd,mtd->cm", audio, text) / count
+    return (scale * cosines).softmax(-1)
+
+
+def nearest_captions(scores: Tensor, captions: Sequence[str], *, top: int = 3) -> list[list[Heard]]:
+    """The best captions of each clip, best first; `scores` [clips, M] of `caption_scores`."""
+    best = scores.topk(min(top, len(captions)), dim=1)
+    return [
+        [Heard(captions[j], value) for value, j in zip(values, columns, strict=True)]
+        for values, columns in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
