@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import autoencoder, classifier, diffusion, hearing, teacher
+from . import autoencoder, classifier, diffusion, export, hearing, teacher
 from .captions import Captions
 from .images import Pictures, load_pictures
 from .table import captions as wordings_of
@@ -156,12 +156,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="what training.recipes.mini.data has built")
     parser.add_argument("--output", type=Path, required=True, help="folder of the parts, their checkpoints and logs")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to train (default: all)")
+    parser.add_argument("--export", type=Path, help="then write what is shipped into this folder")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps, for trials")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     recipe = Recipe(options.data, options.output, scale=options.scale)
     for part in options.only:
         getattr(recipe, part)()
+    if options.export:
+        pipeline = export.make_pipeline(recipe.autoencoder(), recipe.teacher(), recipe.heard())
+        size = export.export(
+            pipeline, recipe.encoder(), [recipe.names[name] for name in recipe.concepts], options.export
+        )
+        print(f"{options.export}: {size / 1e6:.1f} MB")
     return 0
 
 

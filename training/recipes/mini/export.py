@@ -1,0 +1,45 @@
+"""From the trained parts to what is shipped: `audio2img_core/mini/` in float16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audio2img_core import AudioEncoder
+from audio2img_core.files import whole_folder
+
+from .diffusion import SCHEDULE
+
+
+def make_pipeline(autoencoder: Any, teacher: tuple[Any, Any], unet: Any) -> Any:
+    """A stock `StableDiffusionPipeline` of the parts, with DPM-Solver++ for its few steps."""
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    tokenizer, text = teacher
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="trailing"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def export(pipeline: Any, encoder: AudioEncoder, captions: list[str], folder: Path) -> int:
+    """Write the shipped folder's weights and captions; its texts (README, LICENSE) are written by hand.
+
+    Returns:
+        Bytes of all files.
+    """
+    with whole_folder(folder / "diffusion", replace=True) as partial:
+        pipeline.to(torch.float16).save_pretrained(partial, safe_serialization=True)
+    with whole_folder(folder / "encoder", replace=True) as partial:
+        encoder.to(torch.float16).save_pretrained(partial)
+    (folder / "captions.json").write_text(json.dumps(captions, indent=0) + "\n", encoding="utf-8")
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
