@@ -27,7 +27,6 @@ import torch  # noqa: E402
 
 from audio2img_core import AudioToImagePipeline, mini  # noqa: E402
 from audio2img_core.pipeline import Sampler  # noqa: E402
-from training.recipes.mini.images import Pictures  # noqa: E402
 from training.recipes.mini.train import Recipe  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "mini.json"
@@ -52,11 +51,7 @@ def macro(hits: dict[str, list[float]]) -> float:
 
 
 def judge_classifier(recipe: Recipe, classifier) -> float:
-    unseen = recipe.pictures.where(roles=["unseen"])
-    kept = [i for i, name in enumerate(unseen.concepts) if name in recipe.concepts]
-    pictures = Pictures(
-        unseen.pixels[kept], *([v[i] for i in kept] for v in (unseen.concepts, unseen.styles, unseen.roles))
-    )
+    pictures = recipe.pictures.where(roles=["unseen"], concepts=recipe.concepts)
     with torch.no_grad():
         said = classifier(pictures.pixels).argmax(1).tolist()
     return float(np.mean([recipe.concepts[s] == c for s, c in zip(said, pictures.concepts, strict=True)]))
@@ -129,7 +124,7 @@ def draw_sheet(pipe, recipe: Recipe, clips: list[tuple[str, Path]], path: Path) 
     """One held-out sound of every concept and what it became, with the concept's name and what was heard."""
     from PIL import Image, ImageDraw
 
-    firsts = {concept: file for concept, file in reversed(clips)}
+    firsts = dict(reversed(clips))
     columns, cell, text = 8, 128, 30
     rows = -(-len(firsts) // columns)
     sheet = Image.new("RGB", (columns * (cell + 8), rows * (cell + text + 8)), "white")

@@ -25,9 +25,13 @@ class Pictures:
     styles: list[str]  # N
     roles: list[str]  # N: "draw", "judge" or "unseen", see pictures.py
 
-    def where(self, *, roles: Sequence[str]) -> Pictures:
-        """Those of these roles."""
-        kept = [i for i, role in enumerate(self.roles) if role in roles]
+    def where(self, *, roles: Sequence[str], concepts: Sequence[str] | None = None) -> Pictures:
+        """Those of these roles and concepts; None = all."""
+        kept = [
+            i
+            for i, (role, concept) in enumerate(zip(self.roles, self.concepts, strict=True))
+            if role in roles and (concepts is None or concept in concepts)
+        ]
         lists = ([values[i] for i in kept] for values in (self.concepts, self.styles, self.roles))
         return Pictures(self.pixels[kept], *lists)
 

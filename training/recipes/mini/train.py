@@ -114,10 +114,7 @@ class Recipe:
 
     def classifier(self):
         """The judge, trained on the styles that are drawn and on those that only it sees."""
-        seen = self.pictures.where(roles=["draw", "judge"])
-        kept = [i for i, name in enumerate(seen.concepts) if name in self.concepts]
-        lists = ([values[i] for i in kept] for values in (seen.concepts, seen.styles, seen.roles))
-        pictures = Pictures(seen.pixels[kept], *lists)
+        pictures = self.pictures.where(roles=["draw", "judge"], concepts=self.concepts)
         return classifier.train_classifier(
             pictures, self.concepts, self.output / "classifier", steps=self.steps("classifier")
         )
