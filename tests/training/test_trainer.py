@@ -175,6 +175,24 @@ def test_compiled_training_gives_the_same_losses(flags, tmp_path):
     assert runs[0] == pytest.approx(runs[1], rel=0.02)
 
 
+@pytest.mark.parametrize("preset", ["default", "seed"])
+def test_checkpointed_activations_give_the_same_losses(flags, tmp_path, preset):
+    runs = []
+    for kept in ("false", "true"):
+        more = {"trainer.gradient_checkpointing": kept, "trainer.max_steps": "2", "trainer.logging_steps": "1"}
+        more |= {"data.window_seconds": "null"} if preset == "seed" else {}
+        runs.append(losses(fit(load_settings(preset, [], flags(tmp_path / kept, **more)))))
+    assert runs[0] == pytest.approx(runs[1], rel=1e-3)
+
+
+def test_bfloat16_trains_nearly_the_same(flags, tmp_path):
+    runs = []
+    for half in ("false", "true"):
+        more = {"trainer.bf16": half, "trainer.max_steps": "2", "trainer.logging_steps": "1"}
+        runs.append(losses(fit(load_settings("default", [], flags(tmp_path / half, **more)))))
+    assert runs[0] == pytest.approx(runs[1], rel=0.02) and runs[0] != runs[1]
+
+
 # bad clips and mixed ones
 
 

@@ -48,7 +48,7 @@ def make_tokenizer(texts: Sequence[str], folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def train_teacher(captions: Captions, pictures: Tensor, folder: Path, *, steps: int, batch_size: int = 96):
+def train_teacher(captions: Captions, pictures: Tensor, folder: Path, *, steps: int, batch_size: int = 48):
     """Train text encoder and picture tower as CLIP is (arXiv:2103.00020), with the names of the concepts besides.
 
     Args:
@@ -108,7 +108,9 @@ class _Towers(nn.Module):
         self, ids: Tensor, mask: Tensor, target: Tensor, pictures: Tensor, shown: list[list[int]],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:  # fmt: skip
-        states = self.text(ids).last_hidden_state
+        with torch.autocast("cpu", torch.bfloat16):
+            states = self.text(ids).last_hidden_state
+        states = states.float()
         last = mask.sum(1) - 1  # the first EOS has seen the whole caption, as every one after it
         place = torch.arange(ids.shape[1])[None] >= last[:, None]
         logits = self.read(states)
