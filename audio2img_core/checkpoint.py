@@ -112,6 +112,8 @@ def save_single_file(encoder: AudioEncoder, path: str | os.PathLike[str]) -> Non
         raise ValueError(f"{path}: a single-file checkpoint must be named *.safetensors")
     config = encoder.config.to_dict()
     config.pop("_name_or_path", None)
+    # As save_pretrained notes them, whatever the encoder was saved as before.
+    config |= {"architectures": [type(encoder).__name__], "dtype": str(encoder.dtype).removeprefix("torch.")}
     metadata = {"format": "pt", METADATA_KEY: json.dumps(config, sort_keys=True, default=str)}
     weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     with whole_file(path) as partial:

@@ -59,21 +59,28 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path` to write in; it becomes `path` when all went well and vanishes otherwise.
+
+    With `replace` a folder that is there gives way to the new one.
 
     Raises:
         FileExistsError: `path` exists and is not an empty folder. OSError: it cannot be written.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and (replace or not any(path.iterdir()))):
         raise FileExistsError(f"{path}: exists already and is not an empty folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        partial.replace(path)
+        if replace and path.exists():
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".old") as old:
+                path.rename(Path(old) / path.name)
+                partial.rename(path)
+        else:
+            partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

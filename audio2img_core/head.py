@@ -78,7 +78,19 @@ class QueryHead(nn.Module):
         self.layers = nn.ModuleList(QueryLayer(config.width, config.num_heads) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         self.out = nn.Linear(config.width, token_dim)
+        self.token_bias = nn.Parameter(torch.zeros(config.num_tokens, token_dim))  # on top of out's, by position
         self.pooler = None if pooled_dim is None else nn.Linear(config.width, pooled_dim)
+
+    @torch.no_grad()
+    def start_from(self, mean_tokens: Tensor, mean_pooled: Tensor | None) -> None:
+        """Begin with what is the same in all prompts, so that training only has to learn how they differ.
+
+        Args:
+            mean_tokens: [num_tokens, D] the teacher's mean token of each position; mean_pooled: [P] likewise.
+        """
+        self.token_bias.copy_(mean_tokens)
+        if mean_pooled is not None:
+            self.pooler.bias.copy_(mean_pooled)
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         frames = self.frame_norm(self.frame_proj(frames))
@@ -87,7 +99,7 @@ class QueryHead(nn.Module):
         for layer in self.layers:
             x = layer(x, frames, attend)
         x = self.norm(x)
-        tokens = self.out(x[:, : self.num_tokens])
+        tokens = self.out(x[:, : self.num_tokens]) + self.token_bias
         return tokens, None if self.pooler is None else self.pooler(x[:, -1])
 
 

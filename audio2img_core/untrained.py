@@ -35,6 +35,13 @@ def make_encoder(target: str, *, size: str = "tiny", head: str = "query", seed: 
     Raises:
         ValueError: unknown target, size or head.
     """
+    config = encoder_config(target, size=size, head=head)
+    with _seeded(seed):
+        return AudioEncoder(config).eval()
+
+
+def encoder_config(target: str, *, size: str = "tiny", head: str = "query") -> AudioEncoderConfig:
+    """The config that `make_encoder` builds from; args and errors as there."""
     _check_size(size)
     backbone: dict[str, Any] = {"num_adapter_layers": 2, "layerdrop": 0.0, "mask_time_prob": 0.0}
     inner: dict[str, Any] = {"kind": head}
@@ -42,11 +49,9 @@ def make_encoder(target: str, *, size: str = "tiny", head: str = "query", seed: 
         backbone |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
         inner |= {"width": 32, "num_layers": 1, "num_heads": 4}
     window = {"seconds": 3.75} if head == "conv" else {"seconds": 10.0}
-    config = AudioEncoderConfig(
+    return AudioEncoderConfig(
         backbone=backbone, head=inner, window=window, target=target, training={"steps": 0, "size": size}
     )
-    with _seeded(seed):
-        return AudioEncoder(config).eval()
 
 
 def make_diffusion(target: str, *, size: str = "tiny", seed: int = 0) -> Any:

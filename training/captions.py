@@ -57,7 +57,6 @@ class CaptionCache:
         self._files: list[Path] = []
         self._firsts = [0]  # row of each shard's first caption, and the number of rows
         self._arrays: dict[int, dict[str, np.ndarray]] = {}
-        self._means: tuple[int, Tensor, Tensor] | None = None
         self.refresh()
 
     def __len__(self) -> int:
@@ -156,25 +155,27 @@ class CaptionCache:
         """Which tokens of these rows are no padding [n, 77] bool; as `tokens`."""
         return self._take("mask", rows).bool()
 
-    def token_norms(self) -> Tensor:
-        """Mean norm of the tokens at each position over all captions, [77] float32."""
-        return self._mean()[1]
+    def token_norms(self, rows: Sequence[int] | None = None) -> Tensor:
+        """Mean norm of the tokens at each position over these captions (None = all), [77] float32."""
+        return self._mean("tokens", rows, norms=True)
 
-    def mean_tokens(self) -> Tensor:
-        """Mean token of each position over all captions, [77, D] float32."""
-        return self._mean()[2]
+    def mean_tokens(self, rows: Sequence[int] | None = None) -> Tensor:
+        """Mean token of each position over these captions (None = all), [77, D] float32."""
+        return self._mean("tokens", rows)
 
-    def _mean(self) -> tuple[int, Tensor, Tensor]:
-        if len(self) == 0:
+    def mean_pooled(self, rows: Sequence[int] | None = None) -> Tensor | None:
+        """Mean pooled embedding over these captions (None = all), [P] float32; None where the target has none."""
+        return self._mean("pooled", rows) if "pooled" in self._shard(0) else None
+
+    def _mean(self, name: str, rows: Sequence[int] | None, *, norms: bool = False) -> Tensor:
+        rows = range(len(self)) if rows is None else rows
+        if len(rows) == 0:
             raise ValueError(f"{self.folder}: the cache of captions is empty")
-        if self._means is None or self._means[0] != len(self):
-            norms, total = 0.0, 0.0
-            for first in range(0, len(self), 256):
-                tokens = self.tokens(range(first, min(first + 256, len(self))))
-                norms = norms + tokens.norm(dim=-1).double().sum(0)
-                total = total + tokens.double().sum(0)
-            self._means = (len(self), (norms / len(self)).float(), (total / len(self)).float())
-        return self._means
+        total = 0.0
+        for first in range(0, len(rows), 256):
+            part = self._take(name, rows[first : first + 256]).float()
+            total = total + (part.norm(dim=-1) if norms else part).double().sum(0)
+        return (total / len(rows)).float()
 
     def _take(self, name: str, rows: Sequence[int] | Tensor) -> Tensor:
         index = np.asarray(rows.cpu() if isinstance(rows, Tensor) else list(rows), dtype=np.int64).reshape(-1)

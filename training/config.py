@@ -15,10 +15,14 @@ from audio2img_core.head import HeadConfig
 from audio2img_core.targets import get_target
 from audio2img_core.windows import WindowConfig
 
-from .data import DataConfig
-from .losses import LossConfig
+from .alignment import LossConfig
+from .data_config import DataConfig
 
 PRESETS = Path(__file__).parent / "presets"
+
+_MOST_NAMES = 40  # that an error lists
+_SHARES = (("eval_share", 0, 1), ("layer_decay", 0, 1), ("ema_decay", 0, 1), ("lora_dropout", 0, 1))
+_COUNTS = {"chunk_size": 0, "freeze_layers": 0, "lora_rank": 0, "lora_alpha": 1, "early_stopping": 0}
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,27 @@ class RunConfig:
     backbone: str = "facebook/w2v-bert-2.0"  # Wav2Vec2-BERT folder or hub id; "tiny" or "full" = untrained
     encoder: str = ""  # checkpoint to go on with, instead of a backbone and a new head
     output: str = ""  # folder of the run
-    captions: str = ""  # folder of the teacher's cached captions; empty = captions/ in the output folder
+    captions: str = ""  # folder of cached captions; empty = captions/ of prepared data, else of the output folder
     chunk_size: int = 0  # clips encoded at once, for batches larger than memory (GradCache); 0 = the whole batch
     freeze_layers: int = 0  # lowest layers of the backbone that stay as they are, its feature projection with them
+    lora_rank: int = 0  # of low-rank adapters on the backbone's linear layers, which then learn in its place; 0 = none
+    lora_alpha: int = 16  # scale of the adapters, over their rank
+    lora_dropout: float = 0.0  # before the adapters
     layer_decay: float = 1.0  # learning rate of a layer as a share of the one above it; 1 = equal
     ema_decay: float = 0.0  # of an exponential moving average of the weights, which is what is kept; 0 = none
+    early_stopping: int = 0  # evaluations in a row without a better one, after which the run stops; 0 = never
     mask_padding: bool = True  # hide padded frames in training, whatever the encoder's windows do
     licence: str = ""  # of the data, for the model card
 
     def __post_init__(self) -> None:
         get_target(self.target)
-        for name, low, high in (("eval_share", 0, 1), ("layer_decay", 0, 1), ("ema_decay", 0, 1)):
+        for name, low, high in _SHARES:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"run.{name} must be between {low} and {high}, not {getattr(self, name)!r}")
-        for name in ("chunk_size", "freeze_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"run.{name} must be at least 0, not {getattr(self, name)!r}")
+        for name, low in _COUNTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ValueError(f"run.{name} must be a whole number of at least {low}, not {value!r}")
 
 
 SECTIONS: dict[str, type] = {
@@ -162,7 +171,8 @@ def _check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            raise ValueError(f"unknown {what} {name!r}{_nearest(str(name), known)}; there are {', '.join(known)}")
+            there = ", ".join(known) if len(known) <= _MOST_NAMES else f"{len(known)}, see --help"
+            raise ValueError(f"unknown {what} {name!r}{_nearest(str(name), known)}; there are {there}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -2,84 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-import av
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from audio2img_core.audio import SAMPLE_RATE, load_mono
 from audio2img_core.checks import one_line
-from audio2img_core.decoding import open_container, open_file
-from audio2img_core.features import FRAME_HOP, FRAME_LENGTH, MIN_SAMPLES, NUM_MELS
-from audio2img_core.windows import WindowConfig
 
-from .augment import crop_offset, gain, mix, random_crop, repeat_pad
+from .augment import gain, mix, repeat_pad
 from .clips import Clip, Source
+from .data_config import DataConfig
+from .reading import read_clip
 from .shards import TarSource
 
 _ATTEMPTS = 32  # bad clips in a row before an item goes out empty, so that the share of bad ones is noticed
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What a clip becomes. Each augmentation is off at 0 or False, and in evaluation all but `repeat_pad` are."""
-
-    window_seconds: float | None = 10.0  # length of an item; None = whole clips, for recipes that normalise over them
-    max_seconds: float = 60.0  # what is decoded at once: whole clips, and those of unknown length, are cut there
-    min_seconds: float = 0.1  # shorter clips are bad
-    silence_db: float = -80.0  # dB of full scale; a clip whose peak lies below is bad
-    random_crop: bool = True  # from anywhere in the clip; otherwise, and in evaluation, its beginning
-    repeat_pad: bool = False  # fill a short item with repetitions instead of zeros; to go with padding "repeat"
-    gain_db: float = 6.0  # louder or softer by at most this
-    mix_probability: float = 0.0  # share of items that another clip is mixed into; captions are joined by "and"
-    mix_db: float = 5.0  # the other clip is louder or softer by at most this
-    time_masks: int = 2  # per item; these four are for `augment.mask_features`, on the training device
-    time_width: int = 25  # the widest, in features of 20 ms
-    freq_masks: int = 2  # per item
-    freq_width: int = 16  # the widest, in mel bins of 80
-    max_bad_share: float = 0.05  # training stops when more of the clips are bad
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("window_seconds", 0.035, 3600.0),
-            ("max_seconds", 0.1, 3600.0),
-            ("min_seconds", MIN_SAMPLES / SAMPLE_RATE, 3600.0),
-            ("silence_db", -math.inf, 0.0),
-            ("gain_db", 0, 60),
-            ("mix_probability", 0, 1),
-            ("mix_db", 0, 60),
-            ("time_masks", 0, 1000),
-            ("time_width", 0, 1000),
-            ("freq_masks", 0, 1000),
-            ("freq_width", 0, NUM_MELS),
-            ("max_bad_share", 0, 1),
-        ):
-            value = getattr(self, name)
-            if name == "window_seconds" and value is None:
-                continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-                raise ValueError(f"data {name} must be a number within {low:g}..{high:g}, not {value!r}")
-        if self.min_seconds > min(self.max_seconds, self.window_seconds or math.inf):
-            raise ValueError(f"data min_seconds must not exceed the window and max_seconds, not {self.min_seconds!r}")
-
-    @property
-    def samples(self) -> int:
-        """Samples of an item (the most, where clips stay whole): enough for all mel frames of the encoder's window.
-
-        3.75 s are 376 frames (whole stacked ones) of 25 ms every 10 ms: 60,400 samples.
-        """
-        if self.window_seconds is None:
-            return round(self.max_seconds * SAMPLE_RATE)
-        return FRAME_LENGTH + (WindowConfig(seconds=self.window_seconds).size_frames - 1) * FRAME_HOP
 
 
 class ClipDataset(Dataset):
@@ -235,49 +175,6 @@ def seeded(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def read_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> Tensor:
-    """The part of a clip that an item shows: [T] float32, mono, 16 kHz, at most `config.samples` long.
-
-    Only that part is decoded where the length is known before. Where it would be silent or is shorter than it
-    should be, the whole clip is decoded, and the part around its loudest sample taken.
-
-    Args:
-        generator: chooses the part where `config.random_crop` is on; None = the beginning.
-
-    Raises:
-        ValueError, OSError: a clip that is not fit for training; the message is one line.
-    """
-    if clip.problem or not clip.captions:
-        raise ValueError(clip.problem or "no caption")
-    size, smallest = config.samples, round(config.min_seconds * SAMPLE_RATE)
-    floor = 10.0 ** (config.silence_db / 20)
-    crops = config.random_crop and config.window_seconds is not None and generator is not None
-    offset, length = 0, _length(clip) if crops else None
-    if crops and length is not None:
-        offset = crop_offset(round(length * SAMPLE_RATE), size, generator)
-    if not crops or length is not None:
-        try:
-            part = _decode(clip, offset, size)
-        except ValueError:
-            if offset == 0:
-                raise
-            part = torch.zeros(0)  # the header promised more than there is
-        if len(part) >= smallest and part.abs().max() >= floor:
-            return part
-    whole = _decode(clip, 0, max(size, round(config.max_seconds * SAMPLE_RATE)))
-    if len(whole) < smallest:
-        raise ValueError(f"too short: {len(whole) / SAMPLE_RATE:.3f} s, at least {config.min_seconds:g} s are needed")
-    peak = int(whole.abs().argmax())
-    if whole[peak].abs() < floor:
-        raise ValueError(f"silent: its peak lies below {config.silence_db:g} dB")
-    if crops and length is None:
-        part = random_crop(whole, size, generator)
-        if part.abs().max() >= floor:
-            return part
-    offset = min(max(peak - size // 2, 0), max(len(whole) - size, 0))
-    return whole[offset : offset + size]
-
-
 @dataclass
 class _Sound:
     """A clip that could be read."""
@@ -337,46 +234,6 @@ def _item(
 
 def _happens(probability: float, generator: torch.Generator) -> bool:
     return probability > 0 and float(torch.rand((), generator=generator)) < probability
-
-
-def _file(clip: Clip) -> str | BinaryIO:
-    if isinstance(clip.audio, str):
-        return clip.audio
-    file = _NamedBytes(clip.audio)
-    file.name = clip.key
-    return file
-
-
-class _NamedBytes(io.BytesIO):
-    name = ""
-
-
-def _decode(clip: Clip, offset: int, samples: int) -> Tensor:
-    """At most `samples` samples from sample `offset` of the clip on: [T] float32, mono, 16 kHz."""
-    if clip.end is not None:
-        samples = min(samples, round((clip.end - clip.start) * SAMPLE_RATE) - offset)
-    if samples < 1:
-        return torch.zeros(0)
-    start = clip.start + offset / SAMPLE_RATE
-    return load_mono(_file(clip), start=start, duration=samples / SAMPLE_RATE)[:samples]
-
-
-def _length(clip: Clip) -> float | None:
-    """Seconds of the clip by what its table or the file's header says; None = not known."""
-    with contextlib.ExitStack() as stack:
-        file, _ = open_file(_file(clip), stack)
-        try:
-            container = stack.enter_context(open_container(file, []))
-        except av.error.FFmpegError:
-            return None  # decoding says why
-        stream = container.streams.best("audio")
-        if stream is not None and stream.duration is not None:
-            seconds = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            seconds = container.duration / av.time_base
-        else:
-            return None
-    return max(min(seconds, clip.end or seconds) - clip.start, 0.0)
 
 
 def _shared_number() -> Tensor:

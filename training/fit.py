@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
-from transformers import Trainer, TrainingArguments, Wav2Vec2BertConfig, Wav2Vec2BertModel
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
-from audio2img_core.checkpoint import load_strictly, save_single_file
-from audio2img_core.config import AudioEncoderConfig
+from audio2img_core.checkpoint import save_single_file
+from audio2img_core.checks import first_line
 from audio2img_core.encoder import AudioEncoder
-from audio2img_core.files import check_writable, whole_file
-from audio2img_core.untrained import SIZES, make_encoder
+from audio2img_core.files import check_writable, whole_file, whole_folder
 
+from .alignment import AlignmentLoss
+from .callbacks import MetricsFile, Progress, TensorBoard
 from .captions import CaptionCache
+from .checkpoints import remove_broken, whole_checkpoints
 from .clips import Source
 from .config import FitConfig
 from .data import clip_items
+from .report import write_report
 from .skiplog import SkipLog
-from .sources import distinct_captions, hold_out, open_source
-from .teacher import Teacher
+from .sources import distinct_captions, held_in_memory, hold_out, open_source
+from .start import add_lora, finished_encoder, freeze, layered_optimizer, start_encoder, teach
+from .teacher import OnStep, Teacher
 from .trainer import AlignmentTrainer
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+"""Folder in a run's, which is the output folder of transformers' Trainer."""
+_DEFAULTS = {
+    "report_to": "none",  # TensorBoard is written all the same, see `_callbacks`
+    # The learned temperature takes part outside of the wrapped forward, which DDP's search would not find.
+    "ddp_find_unused_parameters": False,
+    "hub_strategy": "end",
+}
 
-def fit(config: FitConfig) -> AlignmentTrainer:
-    """Train an encoder, or go on where the same run was stopped.
+
+def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrainer:
+    """Train an encoder, or go on from the last whole checkpoint where the same run was stopped.
+
+    Args:
+        config: all settings.
+        on_caption: called as on_caption(done, missing) while captions are encoded.
 
     Returns:
-        The trainer, after training. The output folder holds `settings.yaml`, Trainer's checkpoints, `skipped.csv`,
-        and the trained encoder as the folder `encoder` and as `encoder.safetensors`.
+        The trainer, after training. The output folder holds `settings.yaml`, `checkpoints/`, `metrics.jsonl`,
+        `tensorboard/`, `skipped.csv`, plots, a model card, and the trained encoder as the folder `encoder` and as
+        `encoder.safetensors`.
 
     Raises:
-        ValueError, FileNotFoundError: settings, data, teacher or output folder that cannot be; before the first step.
+        ValueError, FileNotFoundError: settings, data, teacher or output folder that cannot be: before the first step.
+            ValueError: too many bad clips, or a loss that is not finite: the last good checkpoint stays.
     """
     run = config.run
     for name in ("data", "teacher", "output"):
@@ -45,50 +64,132 @@ def fit(config: FitConfig) -> AlignmentTrainer:
             raise ValueError(f"run.{name} is empty: name the {name}")
     output = Path(run.output)
     check_writable(output)
+    arguments = training_arguments(config)
     source, judged = open_data(config)
     teacher = Teacher.from_pretrained(run.teacher, run.target)
-    keep_settings(config, output)
-    captions = CaptionCache(run.captions or output / "captions", teacher)
-    captions.add(distinct_captions(source) + distinct_captions(judged))
-    encoder = start_encoder(config)
-    null = teacher.null
-    encoder.set_teacher(
-        null.tokens[0],
-        null_pooled=None if null.pooled is None else null.pooled[0],
-        token_norms=captions.token_norms(),
-    )
-    arguments = TrainingArguments(output_dir=str(output), **{"report_to": "none", **config.trainer})
+    captions = CaptionCache(captions_folder(config), teacher)
+    train_captions = distinct_captions(source)
+    with arguments.main_process_first(desc="captions"):
+        keep_settings(config, output)
+        captions.add(train_captions + distinct_captions(judged), on_step=on_caption)
+    train_rows = [captions.row(caption) for caption in train_captions]
+
+    set_seed(arguments.seed)
+    encoder = start_encoder(config, seed=arguments.seed)
+    teach(encoder, captions, train_rows, new=not run.encoder)
     freeze(encoder, run.freeze_layers)
+    lora = add_lora(encoder, run) if run.lora_rank else None
+    loss = AlignmentLoss(config.loss, log_scale=encoder.logit_scale, logit_bias=encoder.logit_bias)
     trainer = AlignmentTrainer(
         encoder,
         arguments,
         captions=captions,
-        loss=config.loss,
+        train_rows=train_rows,
+        loss=loss,
         data=config.data,
-        skipped=SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share),
-        chunk_size=run.chunk_size,
+        skipped=SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share, rank=arguments.process_index),
         mask_padding=run.mask_padding,
-        train_dataset=clip_items(source, config.data, seed=arguments.seed),
+        ema_decay=run.ema_decay,
+        train_dataset=clip_items(
+            source, config.data, seed=arguments.seed, **({"endless": True} if source.streaming else {})
+        ),
         eval_dataset=clip_items(judged, config.data, seed=arguments.seed, training=False),
-        optimizers=(layered_optimizer(encoder, arguments, run.layer_decay), None),
+        callbacks=_callbacks(config, output, arguments),
     )
-    trainer.train()
-    trainer.skipped.finish()
-    encoder.config.training = {"steps": trainer.state.global_step, "data": run.data, "licence": run.licence}
-    encoder.save_pretrained(output / "encoder")
-    save_single_file(encoder, output / "encoder.safetensors")
+    if run.layer_decay != 1:
+        decaying = set(trainer.get_decay_parameter_names(encoder))
+        no_decay = {name for name, _ in encoder.named_parameters()} - decaying
+        trainer.optimizer = layered_optimizer(encoder, arguments, run.layer_decay, no_decay)
+    _quieter(trainer)
+    with arguments.main_process_first(desc="checkpoints"):
+        if arguments.should_save:
+            for path in remove_broken(arguments.output_dir):
+                logger.warning("%s was not whole and is removed: the run was stopped while it was written", path)
+    whole = whole_checkpoints(arguments.output_dir)
+    if whole:
+        logger.info("going on from %s", whole[-1])
+    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    finish(trainer, config, lora=lora)
     return trainer
 
 
+def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) -> AudioEncoder | None:
+    """Judge what was trained and write what the run leaves; the encoder on the main process, else None."""
+    run, output = config.run, Path(config.run.output)
+    trainer.keep_average()
+    figures = trainer.evaluate(metric_key_prefix="final")
+    if lora is not None:
+        lora.merge_and_unload()
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return None
+    trainer.skipped.merge(trainer.args.world_size)
+    trainer.skipped.finish()
+    encoder = finished_encoder(trainer.model.config, weights)
+    shown = ("cosine", "mean_cosine", "norm_ratio", "a2t_r1", "mean_a2t_r1")
+    encoder.config.training = {
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "data": run.data,
+        "licence": run.licence,
+        "backbone": run.encoder or run.backbone,
+        "teacher": run.teacher,
+        "figures": {name: round(figures[f"final_{name}"], 4) for name in shown if f"final_{name}" in figures},
+    }
+    save_single_file(encoder, output / "encoder.safetensors")
+    with whole_folder(output / "encoder", replace=True) as partial:
+        encoder.save_pretrained(partial)
+    trainer.card_files = write_report(output, config, trainer, figures)
+    if trainer.args.push_to_hub:
+        trainer.model = encoder
+        trainer.push_to_hub()
+    return encoder
+
+
+def training_arguments(config: FitConfig) -> TrainingArguments:
+    """Trainer's settings of a run.
+
+    Raises:
+        ValueError: values that Trainer refuses, or that a run of ours cannot have.
+    """
+    given = config.trainer
+    if given.get("save_only_model"):
+        raise ValueError("trainer.save_only_model: such a run could not be gone on with; leave it out")
+    early = {"load_best_model_at_end": True} if config.run.early_stopping else {}
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(Path(config.run.output) / CHECKPOINTS), **{**_DEFAULTS, **early, **given}
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise ValueError(f"section 'trainer': {first_line(error)}") from error
+    if config.run.early_stopping and arguments.eval_strategy == "no":
+        raise ValueError("run.early_stopping needs evaluations: set trainer.eval_strategy to steps or epoch")
+    return arguments
+
+
 def open_data(config: FitConfig) -> tuple[Source, Source]:
-    """The clips to train on and those to judge by."""
+    """The clips to train on and those to judge by; of a stream these are held in memory, as the files they are.
+
+    Raises:
+        ValueError, FileNotFoundError: as `sources.open_source`, or a stream that would have to hold clips out itself.
+    """
     run = config.run
     source = open_source(run.data, split=run.split or None)
     if run.eval_data:
-        return source, open_source(run.eval_data, split=run.eval_split or None)
+        return source, held_in_memory(open_source(run.eval_data, split=run.eval_split or None))
     if source.streaming:
         raise ValueError("a stream cannot hold clips out by itself: name run.eval_data")
     return hold_out(source, run.eval_share, seed=int(config.trainer.get("seed", 42)))
+
+
+def captions_folder(config: FitConfig) -> Path:
+    """Where the teacher's captions are cached: as set, beside prepared data, or in the run's folder."""
+    run = config.run
+    prepared = Path(run.data) / "captions"
+    if run.captions:
+        return Path(run.captions)
+    return prepared if prepared.is_dir() else Path(run.output) / "captions"
 
 
 def keep_settings(config: FitConfig, output: Path) -> None:
@@ -104,81 +205,34 @@ def keep_settings(config: FitConfig, output: Path) -> None:
             partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return
     before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    names = {(section, name) for values in (before, settings) for section in values for name in values[section] or {}}
     differing = [
         f"{section}.{name}"
-        for section, values in settings.items()
-        for name, value in values.items()
-        if before.get(section, {}).get(name) != value
+        for section, name in sorted(names)
+        if before.get(section, {}).get(name) != settings.get(section, {}).get(name)
     ]
     if differing:
         raise ValueError(f"{output}: holds a run of other settings ({', '.join(differing)}); choose another run.output")
 
 
-def start_encoder(config: FitConfig) -> AudioEncoder:
-    """The encoder that training starts from."""
-    run = config.run
-    if run.encoder:
-        encoder = AudioEncoder.from_pretrained(run.encoder)
-        if encoder.config.target != run.target:
-            raise ValueError(f"{run.encoder}: is for target {encoder.config.target!r}, not {run.target!r}")
-        return encoder
-    if run.backbone in SIZES:
-        start = make_encoder(run.target, size=run.backbone, head=config.head.kind)
-        settings = {**start.config.to_dict(), "window": config.window}
-        encoder = AudioEncoder(AudioEncoderConfig(**settings))
-        encoder.load_state_dict(start.state_dict())
-        return encoder
-    backbone = load_strictly(Wav2Vec2BertModel.from_pretrained, run.backbone, allow_unexpected=True)
-    settings = {**backbone.config.to_dict(), "num_adapter_layers": 2, "layerdrop": 0.0}
-    encoder = AudioEncoder(
-        AudioEncoderConfig(
-            backbone=Wav2Vec2BertConfig(**settings), head=config.head, window=config.window, target=run.target
-        )
-    )
-    encoder.backbone.load_state_dict(backbone.state_dict())
-    return encoder
-
-
-def freeze(encoder: AudioEncoder, layers: int) -> None:
-    """Keep the feature projection and the lowest `layers` layers of the backbone as they are.
-
-    Raises:
-        ValueError: the backbone has fewer layers.
-    """
-    backbone = encoder.backbone
-    if layers > len(backbone.encoder.layers):
-        raise ValueError(f"run.freeze_layers is {layers}, but the backbone has {len(backbone.encoder.layers)} layers")
-    for module in (backbone.feature_projection, *backbone.encoder.layers[:layers]) if layers else ():
-        module.requires_grad_(False)
-
-
-def layered_optimizer(encoder: AudioEncoder, arguments: TrainingArguments, decay: float) -> Any:
-    """Trainer's own optimizer with a lower rate for each lower layer; None (Trainer makes its own) where decay is 1.
-
-    The head learns at the full rate, the backbone's top layer at `decay` times that, and so on down (ELECTRA,
-    arXiv:2003.10555, appendix A).
-    """
-    if decay == 1:
-        return None
-    layers = len(encoder.backbone.encoder.layers)
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in encoder.named_parameters():
-        depth = 0
-        if name.startswith("backbone.encoder.layers."):
-            depth = layers - int(name.split(".")[3])
-        elif name.startswith("backbone."):
-            depth = layers + 1
-        if parameter.requires_grad:
-            groups.setdefault(decay**depth, []).append(parameter)
-    cls, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    rate = options.pop("lr")
-    parts: list[dict[str, Any]] = [
-        {"params": parameters, "lr": rate * share, "weight_decay": arguments.weight_decay}
-        for share, parameters in groups.items()
-    ]
-    return cls(parts, lr=rate, **options)
-
-
 def with_trainer(config: FitConfig, **options: Any) -> FitConfig:
     """The settings with some of Trainer's replaced."""
     return replace(config, trainer={**config.trainer, **options})
+
+
+def _callbacks(config: FitConfig, output: Path, arguments: TrainingArguments) -> list[Any]:
+    callbacks: list[Any] = [MetricsFile(output / "metrics.jsonl")]
+    if config.run.early_stopping:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.run.early_stopping))
+    if importlib.util.find_spec("tensorboard") and "tensorboard" not in arguments.report_to and arguments.should_save:
+        from torch.utils.tensorboard import SummaryWriter
+
+        callbacks.append(TensorBoard(SummaryWriter(str(output / "tensorboard"))))
+    return callbacks
+
+
+def _quieter(trainer: AlignmentTrainer) -> None:
+    """Our few figures on the screen in the place of Trainer's dictionaries."""
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(Progress())

@@ -1,4 +1,4 @@
-"""Losses that draw an audio encoder's tokens to a text encoder's, and the weighted sum that a run trains with.
+"""Losses that draw an audio encoder's tokens to a text encoder's.
 
 audio and text are [B, T, D] (tokens) or [B, P] (pooled); row i of one belongs to row i of the other, and position t of
 one is compared with position t of the other. The functions compute in float32 (float64 stays), whatever the inputs and
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +35,7 @@ def _in_float32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not audio.numel():
             raise ValueError(f"audio and text are empty: {list(audio.shape)}")
         with torch.autocast(audio.device.type, enabled=False):
-            audio = _full_precision(audio)
+            audio = full_precision(audio)
             return loss(audio, text.to(audio.dtype), **options)
 
     return wrapper
@@ -232,7 +231,7 @@ def pool_tokens(tokens: Tensor, position_weights: Tensor | None = None) -> Tenso
         ValueError: shapes that do not fit.
     """
     _check_tokens(tokens)
-    tokens = _full_precision(tokens)
+    tokens = full_precision(tokens)
     if position_weights is None:
         return tokens.mean(1)
     weights = _expand_weights(position_weights, tokens[..., 0])
@@ -266,7 +265,7 @@ class LogitScale(nn.Module):
     def forward(self) -> Tensor:
         """The temperature [], in float32 at least."""
         low, high = (-math.log(bound) for bound in reversed(TEMPERATURES))
-        return torch.exp(-_InwardClamp.apply(_full_precision(self.log_scale), low, high))
+        return torch.exp(-_InwardClamp.apply(full_precision(self.log_scale), low, high))
 
 
 class _InwardClamp(torch.autograd.Function):
@@ -283,165 +282,6 @@ class _InwardClamp(torch.autograd.Function):
         (x,), (low, high) = ctx.saved_tensors, ctx.bounds
         outward = ((x > high) & (grad < 0)) | ((x < low) & (grad > 0))
         return grad.masked_fill(outward, 0), None, None
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What `AlignmentLoss` adds up. As it stands: the seed project's loss."""
-
-    sequence: float = 1.0  # weight of sequence_contrastive; 0 = off, as for the four that follow
-    pooled: float = 0.0  # weight of pooled_contrastive
-    siglip: float = 0.0  # weight of siglip
-    regression: float = 0.0  # weight of token_regression
-    cosine: float = 0.0  # weight of token_cosine
-    temperature: float = 0.15  # of the cosines in all contrastive parts; the first one where it is learned
-    learned_temperature: bool = False  # learn it, within TEMPERATURES
-    symmetric: bool = False  # sequence and pooled: also the direction from text to audio
-    bank: bool = False  # sequence and pooled: all distinct captions are negatives, not only the batch's
-    mask_repeated: bool = False  # a caption that occurs twice is no negative of its twin (siglip: a positive)
-    padding_weight: float = 1.0  # weight of a position that pads the caption, where a word's is 1
-    norm_weight: float = 0.0  # regression: weight of the squared log ratio of norms
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, bool):
-                if not isinstance(value, bool):
-                    raise ValueError(f"loss {field.name} must be true or false, not {value!r}")
-            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(f"loss {field.name} must be a finite number of at least 0, not {value!r}")
-        if not any((self.sequence, self.pooled, self.siglip, self.regression, self.cosine)):
-            raise ValueError("all loss weights are 0: set sequence, pooled, siglip, regression or cosine")
-        if self.temperature == 0:
-            raise ValueError("loss temperature must be above 0")
-        if self.learned_temperature:
-            if not any((self.sequence, self.pooled, self.siglip)):
-                raise ValueError("loss learned_temperature needs sequence, pooled or siglip above 0")
-            LogitScale(self.temperature)
-        if self.bank and not any((self.sequence, self.pooled)):
-            raise ValueError("loss bank needs sequence or pooled above 0")
-
-
-class AlignmentLoss(nn.Module):
-    """The weighted sum of the losses that a `LossConfig` names; holds the learned temperature and SigLIP's bias."""
-
-    def __init__(
-        self, config: LossConfig, *, log_scale: nn.Parameter | None = None, logit_bias: nn.Parameter | None = None
-    ):
-        """Make what the config needs to learn, or learn 0-d parameters of the encoder, whose checkpoint keeps them.
-
-        Parameters that are given keep their values, and have `requires_grad` set where they are used.
-
-        Args:
-            config: what is added up.
-            log_scale: logarithm of the inverse temperature, used where the temperature is learned; None = own.
-            logit_bias: used where siglip is on; None = own, from `INITIAL_LOGIT_BIAS`.
-        """
-        super().__init__()
-        self.config = config
-        if config.learned_temperature:
-            self.logit_scale = LogitScale(config.temperature, log_scale=log_scale)
-        if config.siglip:
-            start = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS)) if logit_bias is None else logit_bias
-            self.logit_bias = start.requires_grad_()
-
-    def forward(
-        self,
-        audio_tokens: Tensor,
-        text_tokens: Tensor,
-        *,
-        audio_pooled: Tensor | None = None,
-        text_pooled: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        caption_ids: Tensor | None = None,
-        bank: Tensor | None = None,
-        bank_ids: Tensor | None = None,
-        bank_pooled: Tensor | None = None,
-        token_norms: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss of a batch and its parts.
-
-        Args:
-            audio_tokens: [B, T, D].
-            text_tokens: [B, T, D].
-            audio_pooled: [B, P]; None = the pooled losses take the mean of the tokens. It is weighted by the mean of
-                the batch's position weights: a clip's own mask would tell the length of its caption.
-            text_pooled: [B, P], given or left out with audio_pooled.
-            text_mask: [B, T] 1 = a word, 0 = padding of the caption; needed where padding_weight is not 1.
-            caption_ids: [B] integers that are equal where the captions are; needed where mask_repeated is set.
-            bank: [M, T, D] tokens of all distinct captions; needed where the config's bank is set, else not used.
-            bank_ids: [M] caption ids of the bank; needed where both are set.
-            bank_pooled: [M, P] pooled embeddings of the bank; where audio_pooled is given without them, the pooled
-                loss has the batch's negatives only.
-            token_norms: [T] the teacher's mean norms, for the regression.
-
-        Returns:
-            "loss" [] with the gradient; "temperature" [] and, by the names of the config's weights, each part that is
-            on: [] unweighted and detached, for the log.
-
-        Raises:
-            ValueError: something that the config needs is missing, or shapes do not fit.
-        """
-        config = self.config
-        needed = {
-            "text_mask": (config.padding_weight != 1, text_mask),
-            "caption_ids": (config.mask_repeated, caption_ids),
-            "bank": (config.bank, bank),
-            "bank_ids": (config.bank and config.mask_repeated, bank_ids),
-        }
-        for name, (is_needed, value) in needed.items():
-            if is_needed and value is None:
-                raise ValueError(f"the loss needs {name} with {config}")
-        if (audio_pooled is None) != (text_pooled is None):
-            raise ValueError("audio_pooled and text_pooled go together: give both or neither")
-
-        if text_mask is not None and text_mask.shape != audio_tokens.shape[:2]:
-            raise ValueError(f"text_mask must be {list(audio_tokens.shape[:2])}, not {list(text_mask.shape)}")
-
-        temperature = self.logit_scale() if config.learned_temperature else config.temperature
-        weights = None
-        if config.padding_weight != 1:
-            weights = torch.where(text_mask.to(audio_tokens.device).bool(), 1.0, config.padding_weight)
-        ids = caption_ids if config.mask_repeated else None
-        negatives = {"bank": bank, "bank_ids": bank_ids if config.mask_repeated else None} if config.bank else {}
-        contrastive = {"temperature": temperature, "symmetric": config.symmetric, "caption_ids": ids}
-
-        parts: dict[str, Tensor] = {}
-        if config.sequence:
-            parts["sequence"] = sequence_contrastive(
-                audio_tokens, text_tokens, position_weights=weights, **contrastive, **negatives
-            )
-        if config.pooled or config.siglip:
-            if audio_pooled is None:
-                shared = None if weights is None else weights.mean(0)
-                audio_pooled, text_pooled = pool_tokens(audio_tokens, shared), pool_tokens(text_tokens, shared)
-                if config.pooled and config.bank and bank_pooled is None:
-                    bank_pooled = _pool_bank(bank, shared)
-            if config.pooled:
-                negatives = {**negatives, "bank": bank_pooled} if config.bank and bank_pooled is not None else {}
-                parts["pooled"] = pooled_contrastive(audio_pooled, text_pooled, **contrastive, **negatives)
-            if config.siglip:
-                parts["siglip"] = siglip(
-                    audio_pooled,
-                    text_pooled,
-                    logit_scale=1 / temperature,
-                    logit_bias=_full_precision(self.logit_bias),
-                    caption_ids=ids,
-                )
-        if config.regression:
-            parts["regression"] = token_regression(
-                audio_tokens,
-                text_tokens,
-                token_norms=token_norms,
-                position_weights=weights,
-                norm_weight=config.norm_weight,
-            )
-        if config.cosine:
-            parts["cosine"] = token_cosine(audio_tokens, text_tokens, position_weights=weights)
-
-        loss = sum(getattr(config, name) * part for name, part in parts.items())
-        logged = {name: part.detach() for name, part in parts.items()}
-        return {"loss": loss, **logged, "temperature": torch.as_tensor(temperature, device=loss.device).detach()}
 
 
 def _scores(audio: Tensor, text: Tensor, temperature: float | Tensor) -> Tensor:
@@ -478,13 +318,6 @@ def _bank_partitions(
         yield checkpoint(partition, chunk, ids, audio, temperature, use_reentrant=False, preserve_rng_state=False)
 
 
-@torch.no_grad()
-def _pool_bank(bank: Tensor, position_weights: Tensor | None) -> Tensor:
-    """`pool_tokens` of a bank [M, T, D] that may be large and in half precision -> [M, D]."""
-    size = max(1, _CHUNK_ELEMENTS // bank[0].numel()) if len(bank) else 1
-    return torch.cat([pool_tokens(chunk, position_weights) for chunk in bank.split(size)])
-
-
 def _repeated(ids: Tensor) -> Tensor:
     """[B, B] whether two captions are the same; true on the diagonal."""
     return ids[:, None] == ids[None]
@@ -517,7 +350,8 @@ def _expand_weights(weights: Tensor, values: Tensor) -> Tensor:
     return weights.to(values).expand_as(values)
 
 
-def _full_precision(tensor: Tensor) -> Tensor:
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or float64 where it is."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

@@ -112,6 +112,11 @@ def distinct_captions(source: Source) -> list[str]:
     return list(dict.fromkeys(itertools.chain.from_iterable(source.captions())))
 
 
+def held_in_memory(source: Source) -> Source:
+    """The source itself where it has an index; a stream's clips, as the files they are, read into memory."""
+    return Source(source.name, list(source)) if source.streaming else source
+
+
 def hold_out(source: Source, share: float, *, seed: int = 0) -> tuple[Source, Source]:
     """Split a source with an index at random: (the rest, about `share` of the clips but at least one).
 

@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import shutil
+import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
 from audio2img_core.encoder import AudioEncoder
+from audio2img_core.features import MIN_SAMPLES
 
+from .alignment import AlignmentLoss
 from .augment import mask_features
+from .average import WeightAverage
+from .callbacks import Averaging
 from .captions import CaptionCache
-from .data import DataConfig, collate, seeded
+from .checkpoints import mark_whole, rotate
+from .data import collate, seeded
+from .data_config import DataConfig
+from .evaluation import Evaluator
 from .features import batch_features
 from .gather import gather_ids, gather_with_gradients
-from .gradcache import chunked
-from .losses import AlignmentLoss, LossConfig
 from .skiplog import SkipLog
+
+logger = logging.getLogger(__name__)
+
+_BANK_BYTES = 2**31  # a bank of captions up to this size is kept on the training device
 
 
 class AlignmentTrainer(Trainer):
     """Trains an `AudioEncoder` so that its tokens stand in for the teacher's.
 
-    Everything but the loss is Trainer's: precision, accumulation, checkpoints, evaluation, many processes.
+    Precision, accumulation, checkpoints, many processes: all is Trainer's. Ours are the loss, the figures of an
+    evaluation, loaders of streams (which share clips out by themselves), an average of the weights, and the mark that
+    tells a whole checkpoint from one that was cut off.
 
     Args:
         model: the encoder. args, train_dataset, eval_dataset, ...: as of `transformers.Trainer`; the datasets are
             those of `data.clip_items`.
-        captions: the teacher's embeddings of every caption of both datasets.
-        loss: what is added up.
+        captions: the teacher's embeddings of every caption of both datasets, with its teacher where clips are mixed.
+        train_rows: rows in `captions` of the captions to train on: the bank, the mean target and the norms are theirs.
+        loss: what is added up; made with the encoder's logit_scale and logit_bias.
         data: for the masks on features while training.
         skipped: takes the clips that cannot be used.
-        chunk_size: clips encoded at once; the batch may then be larger than memory (GradCache). 0 = all.
         mask_padding: see `features.batch_features`.
+        ema_decay: of the average of the weights, which is then what is judged and kept; 0 = none.
     """
 
     def __init__(
@@ -43,105 +61,247 @@ class AlignmentTrainer(Trainer):
         args: Any,
         *,
         captions: CaptionCache,
-        loss: LossConfig,
+        train_rows: Sequence[int],
+        loss: AlignmentLoss,
         data: DataConfig,
         skipped: SkipLog,
-        chunk_size: int = 0,
         mask_padding: bool = True,
+        ema_decay: float = 0.0,
         **options: Any,
     ):
         args.remove_unused_columns = False
-        args.label_names = ["rows"]
-        # The bank's and the batch's captions are found by row; what the workers send along is text and tensors.
-        super().__init__(model, args, data_collator=Collator(captions), **options)
-        self.captions, self.skipped, self.data_config = captions, skipped, data
-        self.chunk_size, self.mask_padding = chunk_size, mask_padding
-        self.alignment = AlignmentLoss(loss, log_scale=model.logit_scale, logit_bias=model.logit_bias)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean already: Trainer divides it for accumulation
+        args.label_names = ["right"]
         first = int(model.config.prepend_bos)
         self.positions = slice(first, first + model.config.num_tokens)
-        self.token_norms = captions.token_norms()[self.positions]
-        self.bank = self._bank() if loss.bank else None
+        self.evaluator = Evaluator(
+            captions,
+            self.positions,
+            mean_tokens=captions.mean_tokens(train_rows)[self.positions],
+            mean_pooled=captions.mean_pooled(train_rows),
+            device=args.device,
+        )
+        super().__init__(model, args, compute_metrics=self.evaluator, **options)
+        self.captions, self.skipped, self.data_config = captions, skipped, data
+        self.mask_padding, self.alignment = mask_padding, loss
+        self.model_accepts_loss_kwargs = False  # the loss is a mean already: Trainer divides it for accumulation
+        self.token_norms = self._here(captions.token_norms(train_rows)[self.positions])
+        self.bank = self._bank(train_rows) if loss.config.bank else {}
         self.window = model.config.window
+        self.average = WeightAverage(model, ema_decay) if ema_decay else None
+        if self.average is not None:
+            self.add_callback(Averaging(self.average))
+        self.card_files: list[Path] = []  # the run's model card and what it shows
+        self._parts: dict[str, Tensor] = {}  # sums of the loss's parts since the last log
+        self._batches = 0
+        self._drawn = (-1, 0)  # step and number of the micro-batch that was masked last
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The alignment loss of a batch; with its parts in the log while training."""
+        """The alignment loss of a batch.
+
+        Raises:
+            ValueError: the loss is not finite; the message names the step and the clips.
+        """
         inputs = self.skipped.update(dict(inputs))
-        device, training = inputs["waveform"].device, model.training
+        training, rows = model.training, inputs["rows"]
+        if len(rows) == 0:
+            raise ValueError("no clip of a whole batch could be read: see skipped.csv")
         features, mask = batch_features(
             inputs["waveform"], inputs["lengths"], self.window, mask_padding=self.mask_padding
         )
         if training:
-            generator = seeded(self.args.seed, self.state.global_step, self.args.process_index)
-            features = self._masked(features, mask, generator)
-        batch = {"input_features": features, "attention_mask": mask}
-
-        def encode(**chunk: Tensor) -> Any:
-            return model(**chunk)
-
-        if training and 0 < self.chunk_size < len(features):
-            heard = chunked(encode, batch, self.chunk_size)
-        else:
-            heard = encode(**batch)
-        rows = inputs["rows"].tolist()
-        text = {
-            "text_tokens": self.captions.tokens(rows)[:, self.positions].to(device),
-            "text_pooled": self._to(self.captions.pooled(rows), device),
-            "text_mask": self.captions.mask(rows)[:, self.positions].to(device),
-        }
+            features = self._masked(features, mask)
+        heard = model(input_features=features, attention_mask=mask)
         audio = {"audio_tokens": heard.tokens, "audio_pooled": heard.pooled}
-        ids = inputs["rows"]
+        good = rows >= 0
+        if not training and not good.all():  # stand-ins for clips that could not be read
+            if not good.any():
+                nothing = heard.tokens.sum() * 0.0
+                return (nothing, dict(heard)) if return_outputs else nothing
+            audio = {name: None if tensor is None else tensor[good] for name, tensor in audio.items()}
+            rows = rows[good]
+        text, ids = self._text(rows, inputs["caption"])
         if training and self.args.world_size > 1:
-            audio = {name: self._gathered(tensor) for name, tensor in audio.items()}
-            text = {name: self._gathered(tensor) for name, tensor in text.items()}
+            audio = {name: _gathered(tensor) for name, tensor in audio.items()}
+            text = {name: _gathered(tensor) for name, tensor in text.items()}
             ids = gather_ids(ids)
-        bank = {} if self.bank is None else {name: self._to(tensor, device) for name, tensor in self.bank.items()}
-        parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms.to(device), **bank)
+        parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms, **self.bank)
         loss = parts["loss"]
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; clips: {', '.join(inputs['keys'])}"
             )
-        return (loss, {"tokens": heard.tokens}) if return_outputs else loss
+        if training:
+            self._batches += 1
+            for name, part in parts.items():
+                if name != "loss":
+                    self._parts[name] = self._parts.get(name, 0.0) + part
+        return (loss, dict(heard)) if return_outputs else loss
 
-    def _masked(self, features: Tensor, mask: Tensor | None, generator: torch.Generator) -> Tensor:
-        data = self.data_config
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer's, with the means of the loss's parts beside the loss."""
+        if "loss" in logs and self._batches:
+            logs |= {name: (total / self._batches).item() for name, total in self._parts.items()}
+            self._parts, self._batches = {}, 0
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """As Trainer's, of the average of the weights where one is kept."""
+        with self.average.swapped() if self.average is not None else contextlib.nullcontext():
+            return super().evaluate(*args, **options)
+
+    def keep_average(self) -> None:
+        """Give the encoder the average of its weights for good, where one is kept."""
+        if self.average is not None:
+            self.average.apply()
+            self.average = None
+
+    def create_model_card(self, **options: Any) -> None:
+        """Puts the run's own card, with its pictures, beside the model that is pushed to the hub."""
+        for path in self.card_files:
+            shutil.copy(path, self.args.output_dir)
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Trainer's, without the temperature and the bias of the logits (as CLIP: gains and biases do not decay)."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.startswith("logit_")]
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **options: Any
+    ) -> DataLoader:
+        self.data_collator = Collator(self.captions, training=is_training)
+        if not isinstance(dataset, IterableDataset):
+            return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **options)
+        # Accelerate would read a stream on one rank and send it to the others; ours is shared out among the readers.
+        settings = self.args
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            collate_fn=self.data_collator,
+            num_workers=settings.dataloader_num_workers,
+            pin_memory=settings.dataloader_pin_memory and settings.device.type == "cuda",
+            prefetch_factor=settings.dataloader_prefetch_factor,
+            persistent_workers=settings.dataloader_persistent_workers,
+            drop_last=is_training,
+        )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        broken = [name for name, p in self.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
+        if broken:
+            raise ValueError(
+                f"weights are not finite after step {self.state.global_step}, such as {broken[0]}: not saved"
+            )
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.average is not None and self.args.should_save:
+            self.average.save(folder)
+        self.accelerator.wait_for_everyone()  # each rank writes its own random state
+        if self.args.should_save:
+            mark_whole(folder)
+            rotate(self.args.output_dir, limit, best=self.state.best_global_step)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None:
+            self.average.load(self.state.best_model_checkpoint)
+
+    def _masked(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        data, step = self.data_config, self.state.global_step
+        self._drawn = (step, self._drawn[1] + 1 if self._drawn[0] == step else 0)
         return mask_features(
             features,
             mask,
-            generator,
+            seeded(self.args.seed, *self._drawn, self.args.process_index),
             time_masks=data.time_masks,
             time_width=data.time_width,
             freq_masks=data.freq_masks,
             freq_width=data.freq_width,
         )
 
-    def _bank(self) -> dict[str, Tensor | None]:
-        rows = range(len(self.captions))
+    def _text(self, rows: Tensor, captions: Sequence[str]) -> tuple[dict[str, Tensor | None], Tensor]:
+        """The teacher's tokens, pooled embeddings and masks of a batch's captions, and ids that tell these apart.
+
+        Joined captions of mixed clips are not in the cache (row -1): the teacher encodes them now.
+        """
+        known = rows.clamp(min=0).tolist()
+        tokens, pooled, mask = self.captions.tokens(known), self.captions.pooled(known), self.captions.mask(known)
+        ids, new = rows.clone(), (rows < 0).nonzero().flatten().tolist()
+        if new:
+            teacher = self.captions.teacher
+            for encoder in teacher.encoders:
+                encoder.to(self.args.device)
+            said = teacher.encode([captions[i] for i in new])
+            tokens[new], mask[new] = said.tokens.cpu(), said.mask.cpu()
+            if pooled is not None:
+                pooled[new] = said.pooled.cpu()
+            # The same on every rank, and below every row.
+            ids[new] = torch.tensor([-1 - zlib.crc32(captions[i].encode()) for i in new], device=ids.device)
+        text = {"text_tokens": tokens[:, self.positions], "text_pooled": pooled, "text_mask": mask[:, self.positions]}
+        return {name: self._here(tensor) for name, tensor in text.items()}, ids
+
+    def _bank(self, rows: Sequence[int]) -> dict[str, Tensor | None]:
+        tokens = self.captions.tokens(rows, dtype=torch.float16)[:, self.positions]
         return {
-            "bank": self.captions.tokens(rows, dtype=torch.float16)[:, self.positions],
-            "bank_pooled": self.captions.pooled(rows),
-            "bank_ids": torch.arange(len(self.captions)),
+            # A larger one stays where it is: the loss fetches it in parts.
+            "bank": self._here(tokens) if tokens.nbytes <= _BANK_BYTES else tokens,
+            "bank_pooled": self._here(self.captions.pooled(rows)),
+            "bank_ids": torch.tensor(list(rows)),
         }
 
-    @staticmethod
-    def _to(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-        return None if tensor is None else tensor.to(device)
-
-    @staticmethod
-    def _gathered(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else gather_with_gradients(tensor)
+    def _here(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(self.args.device)
 
 
 class Collator:
-    """Batches of `data.collate` with the row of each caption in the cache."""
+    """Batches of `data.collate` with the rows of captions in the cache.
 
-    def __init__(self, captions: CaptionCache):
-        self.captions = captions
+    rows [B] is the caption's, -1 where it is not in the cache; right [B, K] are those of all its captions, -1 where
+    there are fewer. In evaluation a clip that could not be read keeps its place, as a moment of silence without
+    captions: every process must have batches of one size.
+    """
+
+    def __init__(self, captions: CaptionCache, *, training: bool):
+        self.captions, self.training = captions, training
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        batch = collate(items)
-        batch["rows"] = torch.tensor([self.captions.row(caption) for caption in batch["caption"]])
+        kept = items if self.training else [item for item in items if item["length"]]
+        batch = collate(kept)
+        if not self.training and len(kept) < len(items):
+            batch = self._with_gaps(batch, items)
+        batch["rows"] = torch.tensor([self._row(caption) for caption in batch["caption"]], dtype=torch.int64)
+        rows = [[self._row(caption) for caption in captions] for captions in batch["captions"]]
+        most = max(map(len, rows), default=0) or 1
+        batch["right"] = torch.tensor([row + [-1] * (most - len(row)) for row in rows]).reshape(len(rows), most)
         return batch
+
+    def _row(self, caption: str) -> int:
+        return self.captions.row(caption) if caption in self.captions else -1
+
+    @staticmethod
+    def _with_gaps(batch: dict[str, Any], items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        places = torch.tensor([i for i, item in enumerate(items) if item["length"]], dtype=torch.int64)
+        size = max(batch["waveform"].shape[1], *(len(item["waveform"]) for item in items), MIN_SAMPLES)
+        waveform, lengths = torch.zeros(len(items), size), torch.full((len(items),), MIN_SAMPLES)
+        if len(places):
+            waveform[places], lengths[places] = batch["waveform"], batch["lengths"]
+        texts = {"caption": "caption", "captions": "captions", "keys": "key"}
+        return {
+            "waveform": waveform,
+            "lengths": lengths,
+            **{name: [item[field] for item in items] for name, field in texts.items()},
+            "tried": sum(item["tried"] for item in items),
+            "skipped": [pair for item in items for pair in item["skipped"]],
+        }
+
+
+def _gathered(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else gather_with_gradients(tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from ..checks import one_line
 
@@ -40,14 +40,21 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def progress(label: str, *, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, drawn by `on_step(done, total)`; on a terminal only."""
+    """A bar on stderr from the first `on_step(done, total)` to the last one; on a terminal only. total 0 = unknown."""
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit=unit, leave=False, disable=None, file=sys.stderr) as bar:
+    with ExitStack() as stack:
+        bars: list[tqdm] = []
 
         def on_step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            if not bars:
+                bars.append(
+                    stack.enter_context(tqdm(desc=label, unit=unit, leave=False, disable=None, file=sys.stderr))
+                )
+            bars[0].total = total or None
+            bars[0].update(done - bars[0].n)
+            if done == total:
+                bars.pop().close()
 
         yield on_step
 

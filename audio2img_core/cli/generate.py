@@ -130,7 +130,7 @@ def picture_name(output: Path, sound: Path, suffix: str, *, into_folder: bool, s
 
 def settings(arguments: argparse.Namespace, sound: Path, seed: int) -> dict[str, Any]:
     """What the picture was made with, as its metadata tell."""
-    left_out = {"inputs", "output", "run", "command", "debug", "count", "seed"}
+    left_out = {"inputs", "output", "run", "command", "debug", "count", "seed", "rest", "takes_rest"}
     for option, its_own in (("prompt", "prompt_weight"), ("init_image", "strength"), ("controlnet", "control_scale")):
         if getattr(arguments, option) is None:
             left_out.add(its_own)

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from audio2img_core.features import num_frames
 from training.clips import Clip, Source
-from training.data import ClipDataset, ClipStream, DataConfig, clip_items, collate, read_clip, seeded
+from training.data import ClipDataset, ClipStream, clip_items, collate, seeded
+from training.data_config import DataConfig
+from training.reading import read_clip
 from training.shards import TarSource
 from training.skiplog import SkipLog
 
@@ -137,24 +139,24 @@ def test_random_crop_decodes_from_anywhere(suffix, tmp_path):
 
 
 def test_crop_only_decodes_its_part(folder, monkeypatch):
-    import training.data
+    import training.reading
 
     asked = []
-    load = training.data.load_mono
+    load = training.reading.load_mono
     monkeypatch.setattr(
-        training.data, "load_mono", lambda file, **part: asked.append(part["duration"]) or load(file, **part)
+        training.reading, "load_mono", lambda file, **part: asked.append(part["duration"]) or load(file, **part)
     )
     ClipDataset(Source("clips", good(folder)), DataConfig(window_seconds=1.0))[0]
     assert asked == [SIZE / 16_000]
 
 
 def test_crop_of_unknown_length_comes_from_the_whole(folder, monkeypatch):
-    import training.data
+    import training.reading
 
-    monkeypatch.setattr(training.data, "_length", lambda clip: None)
+    monkeypatch.setattr(training.reading, "_length", lambda clip: None)
     crops = [read_clip(good(folder)[0], DataConfig(window_seconds=1.0), seeded(index)) for index in range(5)]
     assert all(len(crop) == SIZE for crop in crops) and not torch.equal(crops[0], crops[1])
-    monkeypatch.setattr(training.data, "_length", lambda clip: 1000.0)  # a header that lies
+    monkeypatch.setattr(training.reading, "_length", lambda clip: 1000.0)  # a header that lies
     assert len(read_clip(good(folder)[0], DataConfig(window_seconds=1.0), seeded(1))) == SIZE
 
 

@@ -3,57 +3,21 @@
 import pytest
 import torch
 import yaml
-from sounds import noise, sine, write_audio
+from sounds import noise
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.text import encode_text
 from audio2img_core.windows import WindowConfig
 from training.config import PRESETS, FitConfig, load_settings
 from training.features import batch_features
-from training.fit import fit, freeze, layered_optimizer
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
-    """24 clips of four kinds, each with its caption."""
-    folder = tmp_path_factory.mktemp("sounds")
-    captions = ("noise of rain", "a low tone", "a high tone", "noise, then a tone")
-    for i in range(24):
-        kinds = (
-            noise(1.0, seed=i),
-            sine(1.0, freq=220.0 + 5 * i),
-            sine(1.0, freq=2000.0 + 9 * i),
-            torch.cat([noise(0.5, seed=i), sine(0.5)]),
-        )
-        write_audio(folder / f"{i:02}.wav", kinds[i % 4], 16000)
-        (folder / f"{i:02}.txt").write_text(captions[i % 4])
-    return folder
-
-
-def flags(sounds, tiny_folders, output, **more):
-    return {
-        "run.data": str(sounds),
-        "run.teacher": str(tiny_folders("sd15") / "diffusion"),
-        "run.target": "sd15",
-        "run.backbone": "tiny",
-        "run.output": str(output),
-        "window.seconds": "1.0",
-        "trainer.max_steps": "12",
-        "trainer.per_device_train_batch_size": "8",
-        "trainer.gradient_accumulation_steps": "1",
-        "trainer.learning_rate": "1e-3",
-        "trainer.warmup_steps": "2",
-        "trainer.logging_steps": "4",
-        "trainer.gradient_checkpointing": "false",
-        "trainer.use_cpu": "true",
-        **more,
-    }
+from training.fit import fit
+from training.start import freeze, layered_optimizer
 
 
 @pytest.mark.parametrize(("preset", "window"), [("default", "1.0"), ("seed", "null")])
-def test_a_few_steps_make_an_encoder_that_draws(sounds, tiny_folders, tmp_path, preset, window):
+def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, preset, window):
     output = tmp_path / "run"
-    config = load_settings(preset, [], flags(sounds, tiny_folders, output, **{"data.window_seconds": window}))
+    config = load_settings(preset, [], flags(output, **{"data.window_seconds": window}))
     trainer = fit(config)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 3 and losses[-1] < losses[0]
@@ -67,14 +31,14 @@ def test_a_few_steps_make_an_encoder_that_draws(sounds, tiny_folders, tmp_path, 
     assert pipe((clip, 16000), steps=1).images
     assert yaml.safe_load((output / "settings.yaml").read_text()) == config.to_dict()
     with pytest.raises(ValueError, match="run of other settings .*trainer.max_steps"):
-        fit(load_settings(preset, [], flags(sounds, tiny_folders, output, **{"trainer.max_steps": "13"})))
+        fit(load_settings(preset, [], flags(output, **{"trainer.max_steps": "13"})))
 
 
-def test_chunks_train_as_the_whole_batch(sounds, tiny_folders, tmp_path):
+def test_chunks_train_as_the_whole_batch(flags, tmp_path):
     losses = []
     for chunk in ("0", "3"):
-        more = {"data.window_seconds": "1.0", "run.chunk_size": chunk, "trainer.max_steps": "4"}
-        config = load_settings("default", [], flags(sounds, tiny_folders, tmp_path / chunk, **more))
+        more = {"run.chunk_size": chunk, "trainer.max_steps": "4"}
+        config = load_settings("default", [], flags(tmp_path / chunk, **more))
         losses.append([e["loss"] for e in fit(config).state.log_history if "loss" in e])
     # Without dropout they would be equal; with it the chunks draw other numbers.
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
@@ -91,8 +55,8 @@ def test_chunks_train_as_the_whole_batch(sounds, tiny_folders, tmp_path):
         ({"run.freeze_layers": "9"}, "2 layers"),
     ],
 )
-def test_bad_settings_stop_before_the_first_step(sounds, tiny_folders, tmp_path, changes, message):
-    config = load_settings("default", [], flags(sounds, tiny_folders, tmp_path / "run", **changes))
+def test_bad_settings_stop_before_the_first_step(flags, tmp_path, changes, message):
+    config = load_settings("default", [], flags(tmp_path / "run", **changes))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         fit(config)
 
@@ -169,7 +133,8 @@ def test_freezing_and_layer_rates():
     freeze(encoder, 1)
     assert not any(p.requires_grad for p in encoder.backbone.encoder.layers[0].parameters())
     assert all(p.requires_grad for p in encoder.backbone.encoder.layers[1].parameters())
-    optimizer = layered_optimizer(encoder, TrainingArguments(output_dir="x", learning_rate=1.0, use_cpu=True), 0.5)
+    arguments = TrainingArguments(output_dir="x", learning_rate=1.0, use_cpu=True)
+    optimizer = layered_optimizer(encoder, arguments, 0.5, set())
     rates = sorted(group["lr"] for group in optimizer.param_groups)
     assert rates == [0.5, 1.0]
-    assert layered_optimizer(encoder, TrainingArguments(output_dir="x", use_cpu=True), 1.0) is None
+    assert layered_optimizer(encoder, arguments, 1.0, set()) is None

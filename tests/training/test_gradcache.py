@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from audio2img_core.encoder import AudioEncoderOutput
 from audio2img_core.untrained import make_encoder
+from training.alignment import AlignmentLoss, LossConfig
 from training.gradcache import chunked
-from training.losses import AlignmentLoss, LossConfig
 
 BATCH, FRAMES = 8, 24
 LOSS = LossConfig(regression=0.5, symmetric=True, learned_temperature=True)

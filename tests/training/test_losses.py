@@ -12,10 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from training import losses
+from training.alignment import AlignmentLoss, LossConfig
 from training.losses import (
-    AlignmentLoss,
     LogitScale,
-    LossConfig,
     pool_tokens,
     pooled_contrastive,
     sequence_contrastive,

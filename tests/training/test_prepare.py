@@ -1,0 +1,131 @@
+"""Preparing clips ahead of training: the same sounds, on many processes, gone on with after a stop."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+import time
+
+import pytest
+import torch
+from sounds import noise, sine, write_audio
+
+from audio2img_core import load_audio
+from training.captions import CaptionCache
+from training.cli import main
+from training.config import load_settings
+from training.fit import captions_folder
+from training.prepare import prepare
+from training.sources import open_source
+from training.teacher import Teacher
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five clips of 44.1 kHz stereo, one of them cut by a manifest, one broken."""
+    for i in range(4):
+        write_audio(tmp_path / f"{i}.wav", torch.stack([noise(1.5, 44100, seed=i), sine(1.5, 44100)]), 44100)
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    rows = [{"audio": f"{i}.wav", "caption": [f"text {i}", f"also {i}"]} for i in range(3)]
+    rows += [{"audio": "broken.wav", "caption": "x"}, {"audio": "3.wav", "caption": "cut", "start": 0.5, "end": 1.0}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def settings(folder, **more):
+    flags = {"run.data": str(folder / "list.jsonl"), "run.output": str(folder / "out"), "data.max_bad_share": "0.5"}
+    return load_settings("default", [], {**flags, **more})
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_prepared_sounds_are_those_of_the_source(folder, jobs):
+    steps = []
+    done = prepare(settings(folder), jobs=jobs, on_clip=lambda n, total: steps.append((n, total)))
+    assert (done.clips, done.bad, done.captions) == (4, 1, 7) and steps[-1] == (5, 5)
+    source = open_source(folder / "out")
+    assert [clip.captions for clip in source] == [
+        ("text 0", "also 0"),
+        ("text 1", "also 1"),
+        ("text 2", "also 2"),
+        ("cut",),
+    ]
+    for i, clip in enumerate(source):
+        cut = {"start": 0.5, "duration": 0.5} if i == 3 else {}
+        wanted = load_audio(folder / f"{i}.wav", **cut)[0].mean(0)
+        waveform, rate = load_audio(clip.audio)
+        assert rate == 16000 and waveform.shape == (1, len(wanted))
+        assert (waveform[0] - wanted).abs().max() < 2e-3 + 1 / 32767
+    with open(folder / "out" / "skipped.csv", newline="") as file:
+        assert [row["key"] for row in csv.DictReader(file)] == ["broken.wav"]
+
+
+def test_a_stopped_prepare_goes_on(folder):
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings(folder), on_clip=stop)
+    out = folder / "out"
+    assert not (out / "metadata.jsonl").exists()
+    with open(out / "journal.jsonl", "a") as file:
+        file.write('{"index": 2, "key"')  # a line that was being written
+    first = out / "clips/000000/000000000.flac"
+    before = first.stat().st_mtime_ns
+    time.sleep(0.01)
+    assert prepare(settings(folder)).clips == 4
+    assert first.stat().st_mtime_ns == before
+    assert len(open_source(out)) == 4
+    assert prepare(settings(folder)).clips == 4  # and once more, with nothing to do
+
+
+def test_fixed_crops_store_their_window_only(folder):
+    prepare(settings(folder, **{"data.random_crop": "false", "data.window_seconds": "1.0"}))
+    assert load_audio(open_source(folder / "out")[0].audio)[0].shape[1] == 16240
+
+
+def test_shards_are_prepared_too(folder):
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for i in range(3):
+            for suffix, content in ((".wav", (folder / f"{i}.wav").read_bytes()), (".txt", b"noise")):
+                info = tarfile.TarInfo(f"{i}{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    assert prepare(settings(folder, **{"run.data": str(folder / "a.tar")})).clips == 3
+
+
+def test_captions_are_cached_where_fit_finds_them(folder, tiny_folders, capsys):
+    teacher = tiny_folders("sd15") / "diffusion"
+    words = ["--data", str(folder / "list.jsonl"), "--output", str(folder / "out"), "--teacher", str(teacher)]
+    assert main(["prepare", *words, "--data.max_bad_share", "0.5", "--jobs", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip() == str(folder / "out") and "4 clips, 7 captions, 1 clips left out" in captured.err
+    config = load_settings("default", [], {"run.data": str(folder / "out"), "run.output": "elsewhere"})
+    cache = CaptionCache(captions_folder(config), Teacher.from_pretrained(teacher, "sd15"))
+    assert len(cache) == 7 and "also 2" in cache
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run.data": ""}, "run.data is empty"),
+        ({"run.data": "/no/such/list.csv"}, "no such manifest"),
+        ({"run.output": "/proc/nowhere"}, "cannot be written"),
+        ({"data.max_bad_share": "0.05"}, "list.jsonl"),
+    ],
+)
+def test_bad_settings(folder, capsys, changes, message):
+    if "data.max_bad_share" in changes:  # all bad
+        for i in range(4):
+            (folder / f"{i}.wav").write_bytes(b"no sound")
+        message = "5 of 5 clips tried .* are bad"
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare(settings(folder, **changes))
+
+
+def test_other_settings_need_another_folder(folder):
+    prepare(settings(folder))
+    with pytest.raises(ValueError, match="other settings .max_seconds.; choose another output"):
+        prepare(settings(folder, **{"data.max_seconds": "1.0"}))

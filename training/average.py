@@ -1,0 +1,74 @@
+"""The exponential moving average of what a run learns, kept beside the weights and in its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+FILE = "average.safetensors"
+_STEP = "step"
+
+
+class WeightAverage:
+    """The average of a module's trainable parameters over its steps: a <- decay * a + (1 - decay) * w.
+
+    The decay of step n is at most (1 + n) / (10 + n), so that the random start does not linger (TensorFlow's
+    ExponentialMovingAverage; diffusers' `EMAModel` does the sums).
+
+    Args:
+        module: its parameters that require gradients when this is made.
+        decay: between 0 and 1, such as 0.999.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        from diffusers.training_utils import EMAModel
+
+        self._named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._model = EMAModel(self._named.values(), decay=decay, foreach=True)
+
+    def update(self) -> None:
+        """Take in the weights of this step."""
+        self._model.step(self._named.values())
+
+    @contextlib.contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside, the module has the average as its weights."""
+        self._model.store(self._named.values())
+        self.apply()
+        try:
+            yield
+        finally:
+            self._model.restore(self._named.values())
+
+    def apply(self) -> None:
+        """Give the module the average as its weights for good."""
+        self._model.copy_to(self._named.values())
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the average into a checkpoint's folder."""
+        tensors = {name: p.contiguous() for name, p in zip(self._named, self._model.shadow_params, strict=True)}
+        save_file(tensors, Path(folder) / FILE, metadata={_STEP: str(self._model.optimization_step)})
+
+    def load(self, folder: str | os.PathLike[str]) -> None:
+        """Read the average of a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint has none, or one of other weights.
+        """
+        from safetensors import safe_open
+
+        file = Path(folder) / FILE
+        if not file.is_file():
+            raise ValueError(f"{folder}: this checkpoint has no average of the weights ({FILE})")
+        tensors = load_file(file)
+        if tensors.keys() != self._named.keys():
+            raise ValueError(f"{file}: holds the average of other weights than this run's")
+        for name, shadow in zip(self._named, self._model.shadow_params, strict=True):
+            shadow.copy_(tensors[name])
+        with safe_open(file, "pt") as opened:
+            self._model.optimization_step = int(opened.metadata()[_STEP])

@@ -1,0 +1,65 @@
+"""Which checkpoints of a run are whole: a run that is killed while it saves leaves a part of one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from audio2img_core.files import whole_file
+
+MARK = "whole"
+"""Written into a checkpoint's folder when everything else in it is on the disk."""
+
+
+def mark_whole(folder: str | os.PathLike[str]) -> None:
+    """Say that nothing is missing in a checkpoint; its files are flushed to the disk before.
+
+    Raises:
+        OSError: it cannot be written, because the disk is full, say.
+    """
+    folder = Path(folder)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    with whole_file(folder / MARK):
+        pass
+
+
+def whole_checkpoints(output: str | os.PathLike[str]) -> list[Path]:
+    """The whole checkpoints in a run's folder, by their steps."""
+    return [path for path in _checkpoints(output) if (path / MARK).is_file()]
+
+
+def remove_broken(output: str | os.PathLike[str]) -> list[Path]:
+    """Remove what is left of checkpoints that were being written when the run was killed; returns their folders."""
+    broken = [path for path in _checkpoints(output) if not (path / MARK).is_file()]
+    for path in broken:
+        shutil.rmtree(path)
+    return broken
+
+
+def rotate(output: str | os.PathLike[str], limit: int | None, *, best: int | None) -> None:
+    """Remove the oldest whole checkpoints beyond `limit` (None or 0 = keep all), never the last one or the best.
+
+    The mark goes first: a checkpoint that is half removed when the run is killed does not count as whole.
+    """
+    found = whole_checkpoints(output)
+    spared = {len(found) - 1} | {i for i, path in enumerate(found) if _step(path) == best}
+    surplus = max(len(found) - limit, 0) if limit else 0
+    for path in [path for i, path in enumerate(found) if i not in spared][:surplus]:
+        (path / MARK).unlink()
+        shutil.rmtree(path)
+
+
+def _checkpoints(output: str | os.PathLike[str]) -> list[Path]:
+    folder = Path(output)
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in found if path.is_dir() and _step(path) is not None), key=_step)
+
+
+def _step(path: Path) -> int | None:
+    match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    return int(match[1]) if match else None

@@ -1,0 +1,39 @@
+"""`audio2img-train fit`: train an encoder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from audio2img_core.cli.common import progress, quiet_libraries
+
+from ..config import SECTIONS, TRAINER
+from .flags import add_settings, read_settings
+
+HELP = "Train an encoder; the same command goes on with a run that was stopped."
+TAKES_REST = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add_settings(parser, [*SECTIONS, TRAINER], preset="default")
+    parser.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME", help="upload the encoder with its card at the end; needs a hub token"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and say where the encoder lies."""
+    flags = {}
+    if arguments.push_to_hub:
+        flags = {"trainer.push_to_hub": "true", "trainer.hub_model_id": arguments.push_to_hub}
+    if not arguments.debug:
+        quiet_libraries()
+    config = read_settings(arguments, flags)
+    from ..fit import fit
+
+    with progress("captions", unit="caption") as on_step:
+        trainer = fit(config, on_caption=on_step)
+    if trainer.is_world_process_zero():
+        print(Path(config.run.output) / "encoder.safetensors")
+    return 0

@@ -1,0 +1,194 @@
+"""Decoding and cutting clips, and encoding captions, ahead of training."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from audio2img_core.audio import SAMPLE_RATE
+from audio2img_core.checks import one_line, positive_int
+from audio2img_core.files import check_writable, whole_file
+
+from .captions import CaptionCache
+from .clips import Clip, Source
+from .config import FitConfig
+from .data_config import DataConfig
+from .reading import read_clip
+from .skiplog import SkipLog
+from .sources import open_source
+from .teacher import OnStep, Teacher
+
+MANIFEST = "metadata.jsonl"
+_JOURNAL = "journal.jsonl"
+_FOLDER_SIZE = 1000  # clips in one folder
+_AHEAD = 8  # clips handed out ahead of the one that is waited for, for each process
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a prepared folder holds."""
+
+    clips: int
+    bad: int
+    captions: int
+
+
+def prepare(
+    config: FitConfig, *, jobs: int = 1, on_clip: OnStep | None = None, on_caption: OnStep | None = None
+) -> Prepared:
+    """Write the clips of `run.data` as 16 kHz mono FLAC of 16 bits into `run.output`, which `fit` then takes as data.
+
+    A clip is cut at its table's start and end, and at `data.max_seconds`; at the window's length where nothing else
+    would ever be shown (`data.random_crop` off). With `run.teacher` the captions are encoded too, into `captions/` of
+    the folder, where `fit` finds them. A stopped call goes on; bad clips are listed in `skipped.csv`.
+
+    Args:
+        config: its sections `run` (data, split, output, teacher, target) and `data`.
+        jobs: processes that decode.
+        on_clip: called as on_clip(done, in all; 0 = not known, of a stream). on_caption: see `CaptionCache.add`.
+
+    Raises:
+        ValueError, FileNotFoundError: settings, data or folder that cannot be, too many bad clips.
+        RuntimeError: a process died; what is done is kept.
+    """
+    run, jobs = config.run, positive_int(jobs, "jobs")
+    for name in ("data", "output"):
+        if not getattr(run, name):
+            raise ValueError(f"run.{name} is empty: name the {name}")
+    output = Path(run.output)
+    check_writable(output)
+    source = open_source(run.data, split=run.split or None)
+    teacher = Teacher.from_pretrained(run.teacher, run.target) if run.teacher else None
+    cut = _cut(config.data)
+    _keep_settings(output, {"data": run.data, "split": run.split, **asdict(cut)})
+    skipped = SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share)
+    entries = _read_journal(output / _JOURNAL)
+    total = 0 if source.streaming else len(source)
+    if on_clip is not None and entries:
+        on_clip(len(entries), total)
+    with open(output / _JOURNAL, "a", encoding="utf-8") as journal:
+        for index, entry in _work(source, set(entries), output, cut, jobs):
+            skipped.update({"tried": 1, "skipped": [(entry["key"], entry["problem"])] if entry["problem"] else []})
+            entries[index] = entry
+            journal.write(json.dumps({"index": index, **entry}) + "\n")
+            journal.flush()
+            if on_clip is not None:
+                on_clip(len(entries), total)
+    skipped.finish()
+    good = [entries[index] for index in sorted(entries) if not entries[index]["problem"]]
+    if not good:
+        raise ValueError(f"{source.name}: none of the {len(entries)} clips could be prepared: see {skipped.path}")
+    with whole_file(output / MANIFEST) as partial:
+        lines = (json.dumps({"audio": entry["audio"], "caption": entry["captions"]}) + "\n" for entry in good)
+        partial.write_text("".join(lines), encoding="utf-8")
+    captions = list(dict.fromkeys(caption for entry in good for caption in entry["captions"]))
+    if teacher is not None:
+        CaptionCache(output / "captions", teacher).add(captions, on_step=on_caption)
+    return Prepared(len(good), len(entries) - len(good), len(captions))
+
+
+def write_flac(path: Path, waveform: Tensor) -> None:
+    """Write [T] float in -1..1, 16 kHz, as mono FLAC of 16 bits; the file is there when it is whole."""
+    samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()[None]
+    with whole_file(path) as partial, av.open(str(partial), "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _cut(data: DataConfig) -> DataConfig:
+    """What is stored of a clip: all that a training with these settings could show."""
+    return data if not data.random_crop else replace(data, window_seconds=None)
+
+
+def _work(
+    source: Source, done: set[int], output: Path, config: DataConfig, jobs: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Entries of the clips that are not done, in their order; several processes work ahead."""
+    clips = ((index, clip) for index, clip in enumerate(source) if index not in done)
+    if jobs == 1:
+        for index, clip in clips:
+            yield index, _prepare_clip(index, clip, output, config)
+        return
+    waiting: deque[tuple[int, Future]] = deque()
+    # Not forked: a fork of a process with running threads, as torch's, can hang.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        try:
+            for index, clip in clips:
+                waiting.append((index, pool.submit(_prepare_clip, index, clip, output, config)))
+                if len(waiting) >= jobs * _AHEAD:
+                    index, future = waiting.popleft()
+                    yield index, future.result()
+            while waiting:
+                index, future = waiting.popleft()
+                yield index, future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"a process died near clip {index}, killed or out of memory; what is done is kept: start again"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _prepare_clip(index: int, clip: Clip, output: Path, config: DataConfig) -> dict[str, Any]:
+    name = f"clips/{index // _FOLDER_SIZE:06}/{index:09}.flac"
+    entry: dict[str, Any] = {"key": clip.key, "audio": name, "captions": list(clip.captions), "problem": ""}
+    try:
+        waveform = read_clip(clip, config)
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return {**entry, "problem": one_line(reason)}
+    except Exception as error:  # one odd file must not end the work; many do, by their share
+        return {**entry, "problem": one_line(f"{type(error).__name__}: {error}")}
+    write_flac(output / name, waveform)
+    return entry
+
+
+def _keep_settings(output: Path, settings: dict[str, Any]) -> None:
+    file = output / "prepared.yaml"
+    if not file.exists():
+        with whole_file(file) as partial:
+            partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        return
+    before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    differing = sorted(name for name in settings if before.get(name) != settings[name])
+    if differing:
+        raise ValueError(f"{output}: was prepared with other settings ({', '.join(differing)}); choose another output")
+
+
+def _read_journal(path: Path) -> dict[int, dict[str, Any]]:
+    """Index -> entry; a last line that a killed call left half written is cut off."""
+    entries: dict[int, dict[str, Any]] = {}
+    if not path.is_file():
+        return entries
+    whole = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            entry = json.loads(line)
+            entries[entry.pop("index")] = entry
+            whole += len(line)
+    if whole < path.stat().st_size:
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+    return entries

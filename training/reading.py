@@ -1,0 +1,101 @@
+"""Decoding the part of a clip that is trained on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import BinaryIO
+
+import av
+import torch
+from torch import Tensor
+
+from audio2img_core.audio import SAMPLE_RATE, load_mono
+from audio2img_core.decoding import open_container, open_file
+
+from .augment import crop_offset, random_crop
+from .clips import Clip
+from .data_config import DataConfig
+
+
+def read_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> Tensor:
+    """The part of a clip that an item shows: [T] float32, mono, 16 kHz, at most `config.samples` long.
+
+    Only that part is decoded where the length is known before. Where it would be silent or is shorter than it
+    should be, the whole clip is decoded, and the part around its loudest sample taken.
+
+    Args:
+        generator: chooses the part where `config.random_crop` is on; None = the beginning.
+
+    Raises:
+        ValueError, OSError: a clip that is not fit for training; the message is one line.
+    """
+    if clip.problem or not clip.captions:
+        raise ValueError(clip.problem or "no caption")
+    size, smallest = config.samples, round(config.min_seconds * SAMPLE_RATE)
+    floor = 10.0 ** (config.silence_db / 20)
+    crops = config.random_crop and config.window_seconds is not None and generator is not None
+    offset, length = 0, _length(clip) if crops else None
+    if crops and length is not None:
+        offset = crop_offset(round(length * SAMPLE_RATE), size, generator)
+    if not crops or length is not None:
+        try:
+            part = _decode(clip, offset, size)
+        except ValueError:
+            if offset == 0:
+                raise
+            part = torch.zeros(0)  # the header promised more than there is
+        if len(part) >= smallest and part.abs().max() >= floor:
+            return part
+    whole = _decode(clip, 0, max(size, round(config.max_seconds * SAMPLE_RATE)))
+    if len(whole) < smallest:
+        raise ValueError(f"too short: {len(whole) / SAMPLE_RATE:.3f} s, at least {config.min_seconds:g} s are needed")
+    peak = int(whole.abs().argmax())
+    if whole[peak].abs() < floor:
+        raise ValueError(f"silent: its peak lies below {config.silence_db:g} dB")
+    if crops and length is None:
+        part = random_crop(whole, size, generator)
+        if part.abs().max() >= floor:
+            return part
+    offset = min(max(peak - size // 2, 0), max(len(whole) - size, 0))
+    return whole[offset : offset + size]
+
+
+def _file(clip: Clip) -> str | BinaryIO:
+    if isinstance(clip.audio, str):
+        return clip.audio
+    file = _NamedBytes(clip.audio)
+    file.name = clip.key
+    return file
+
+
+class _NamedBytes(io.BytesIO):
+    name = ""
+
+
+def _decode(clip: Clip, offset: int, samples: int) -> Tensor:
+    """At most `samples` samples from sample `offset` of the clip on: [T] float32, mono, 16 kHz."""
+    if clip.end is not None:
+        samples = min(samples, round((clip.end - clip.start) * SAMPLE_RATE) - offset)
+    if samples < 1:
+        return torch.zeros(0)
+    start = clip.start + offset / SAMPLE_RATE
+    return load_mono(_file(clip), start=start, duration=samples / SAMPLE_RATE)[:samples]
+
+
+def _length(clip: Clip) -> float | None:
+    """Seconds of the clip by what its table or the file's header says; None = not known."""
+    with contextlib.ExitStack() as stack:
+        file, _ = open_file(_file(clip), stack)
+        try:
+            container = stack.enter_context(open_container(file, []))
+        except av.error.FFmpegError:
+            return None  # decoding says why
+        stream = container.streams.best("audio")
+        if stream is not None and stream.duration is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            seconds = container.duration / av.time_base
+        else:
+            return None
+    return max(min(seconds, clip.end or seconds) - clip.start, 0.0)
