@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEADS = ("conv", "query")
+_START = 0.1  # of the random weights of the last layer, where a head begins at the mean prompt
 INITIAL_LOGIT_SCALE = math.log(1 / 0.15)  # of cosines, as a logarithm; the seed project's temperature was fixed at 0.15
 
 
@@ -89,6 +90,7 @@ class QueryHead(nn.Module):
             mean_tokens: [num_tokens, D] the teacher's mean token of each position; mean_pooled: [P] likewise.
         """
         self.token_bias.copy_(mean_tokens)
+        self.out.weight.mul_(_START)
         if mean_pooled is not None:
             self.pooler.bias.copy_(mean_pooled)
 
