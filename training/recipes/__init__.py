@@ -1,0 +1,1 @@
+"""What this project trains itself, from nothing but packages that anyone can fetch."""

@@ -1,0 +1,39 @@
+"""The hand-made tables of the recipe: the concepts with their captions, and which recordings belong to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+SPLITS = ("train", "valid", "test")
+
+
+def concepts() -> dict[str, dict]:
+    """concepts.yaml: concept -> its entry, in the order of the file."""
+    return yaml.safe_load((HERE / "concepts.yaml").read_text(encoding="utf-8"))
+
+
+def recordings() -> dict[str, dict]:
+    """recordings.yaml: Debian package -> its entry."""
+    return yaml.safe_load((HERE / "recordings.yaml").read_text(encoding="utf-8"))
+
+
+def captions(concept: str, entry: dict) -> list[str]:
+    """The captions of a concept: its name in four wordings, then its own.
+
+    The name is the concept's, or `name` where that reads better ("church organ").
+    """
+    name = entry.get("name", concept)
+    plain = entry.get("plain", "an" if name[0] in "aeiou" else "a")
+    noun = f"{plain} {name}".strip()
+    return list(dict.fromkeys([name, noun, f"the sound of {noun}", f"{noun} can be heard", *entry.get("says", ())]))
+
+
+def split_of(entry: dict, source: str) -> str:
+    """The split of a source of a concept: "test" or "valid" where the table says so, else "train"."""
+    for split in ("test", "valid"):
+        if source in entry.get(split, ()):
+            return split
+    return "train"
