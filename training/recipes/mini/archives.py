@@ -1,7 +1,8 @@
-"""Archives in which packages keep sounds: zip and pk3, Qt resources (.rcc), and OpenTTD's .cat."""
+"""Archives in which packages keep sounds: zip and pk3, Qt resources (.rcc), OpenTTD's .cat, OpenClonk's .ocg."""
 
 from __future__ import annotations
 
+import gzip
 import struct
 import zipfile
 import zlib
@@ -100,13 +101,47 @@ class SoundCat(Archive):
         return self._bytes[start : start + size]
 
 
+class ClonkGroup(Archive):
+    """OpenClonk's group file: gzip under another magic number; a scrambled header, a table of entries, the contents.
+
+    The layout is that of the engine (src/c4group/CStdFile.cpp, C4Group.cpp). A group may hold other groups.
+    """
+
+    _HEADER, _ENTRY = 204, 316
+
+    def __init__(self, path: Path) -> None:
+        self._members = dict(self._walk(gzip.decompress(b"\x1f\x8b" + path.read_bytes()[2:]), ""))
+
+    def names(self) -> list[str]:
+        return list(self._members)
+
+    def read(self, name: str) -> bytes:
+        return self._members[name]
+
+    def _walk(self, content: bytes, above: str):
+        header = bytearray(content[: self._HEADER])
+        for at in range(0, self._HEADER - 2, 3):
+            header[at], header[at + 2] = header[at + 2], header[at]
+        (count,) = struct.unpack("<i", bytes(byte ^ 237 for byte in header[36:40]))
+        start = self._HEADER + count * self._ENTRY
+        for index in range(count):
+            entry = content[self._HEADER + index * self._ENTRY :][: self._ENTRY]
+            name = above + entry[: entry.index(0)].decode("latin-1")
+            _, is_group, size, _, offset = struct.unpack("<5i", entry[260:280])
+            inside = content[start + offset : start + offset + size]
+            if is_group:
+                yield from self._walk(inside, f"{name}/")
+            else:
+                yield name, inside
+
+
 def open_archive(path: Path) -> Archive:
     """The archive in a file, by the ending of its name.
 
     Raises:
         ValueError: no archive that is known here.
     """
-    kinds = {".zip": Zip, ".pk3": Zip, ".rcc": QtResources, ".cat": SoundCat}
+    kinds = {".zip": Zip, ".pk3": Zip, ".rcc": QtResources, ".cat": SoundCat, ".ocg": ClonkGroup}
     if path.suffix not in kinds:
         raise ValueError(f"{path}: no known archive; allowed: {', '.join(kinds)}")
     return kinds[path.suffix](path)

@@ -41,7 +41,7 @@ def build(output: Path, cache: Path, *, phrases: int = 40, made: int = 40) -> li
     output.mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[str, object, Callable[[SoundWriter], None]]] = []
     for name, entry in listed.items():
-        what = [entry["root"], entry["sounds"]]
+        what = [entry["root"], entry["sounds"], {name: table.get(name, {}).get("piece") for name in entry["sounds"]}]
         jobs.append((name, what, lambda writer, name=name, entry=entry: recorded(writer, packages, name, entry)))
     for font in SOUNDFONTS:
         what = [repr(font), phrases, {concept: entry["gm"] for concept, entry in table.items() if "gm" in entry}]

@@ -13,7 +13,7 @@ from torch import Tensor
 from audio2img_core.audio import SAMPLE_RATE
 
 from . import soundfonts, speech, synthesis
-from .clips import clips_of, load, write_flac
+from .clips import PIECE, clips_of, load, write_flac
 from .packages import Packages, safe_name
 from .sampled import SampledSource, phrases
 
@@ -35,8 +35,9 @@ class SoundWriter:
 
     def add(self, concept: str, source: str, name: str, waveform: Tensor, **fields: object) -> int:
         """Cut a sound into clips, write them, and note them; how many there are."""
-        entry = self.concepts[concept]
-        cut = clips_of(waveform, most=entry.get("most", 8))
+        # rendered phrases stay whole
+        piece = PIECE if fields["synthesised"] else self.concepts[concept].get("piece", PIECE)
+        cut = clips_of(waveform, longest=1.6 * piece, piece=piece)
         for index, (start, clip) in enumerate(cut):
             stem = f"sounds/{concept}/{source}/{name}" + (f"-{index}" if len(cut) > 1 else "")
             audio, again = f"{stem}.flac", 2
