@@ -19,7 +19,7 @@ from . import fingerprint, pictures, summary
 from .packages import Packages, safe_name
 from .sampled import SAMPLED
 from .soundfonts import SOUNDFONTS
-from .sounds import SoundWriter, generated, licence_of, read_jsonl, recorded, rendered, sampled, write_jsonl
+from .sounds import SoundWriter, generated, licence_of, read_jsonl, recorded, rendered, sampled, strung, write_jsonl
 from .table import SPLITS, captions, concepts, recordings, split_of
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,9 @@ def build(output: Path, cache: Path, *, phrases: int = 40, made: int = 40) -> li
     rows = []
     for name, what, job in jobs:
         rows += _once(output, table, name, what, job)
+    strings = {concept: entry["series"] for concept, entry in table.items() if "series" in entry}
+    used = [row["audio"] for row in rows if row["source"] in listed and row["concept"] in strings]
+    rows += _once(output, table, "series", [strings, made, used], lambda writer: strung(writer, rows, made // 2))
     rows = fingerprint.without_leaks(output, settled(rows, table, listed))
     write_jsonl(output / "sounds.jsonl", rows)
     for split in SPLITS:
@@ -82,7 +85,7 @@ def settled(rows: list[dict], table: dict[str, dict], listed: dict[str, dict]) -
             key = row["audio"] if row["synthesised"] else f"{row['concept']}/{row['source']}/{row['file']}"
             split = "valid" if zlib.crc32(key.encode()) % 10 == 0 else "train"
         fixed = {"audio": row["audio"], "caption": captions(row["concept"], entry), "split": split}
-        if row["source"] in listed and not row["synthesised"]:
+        if row["source"] in listed:
             fixed["licence"] = licence_of(listed[row["source"]], row["file"])
         full.append(fixed | row)
     return full

@@ -2,8 +2,8 @@
 
 The fingerprint of a clip is its log-mel spectrogram without the mean of each band and of each frame: neither how a
 sound is coloured nor how it dies away counts, for other recordings of the same thing share both. Two clips are
-compared at every shift. Copies, re-encoded, cut, or at another loudness, gave 0.87 and more here; the most alike of
-different recordings, two guitar chords, 0.65.
+compared at every shift. Copies, cut at another place, encoded again and at another loudness, gave 0.86 to 1.0 here;
+different recordings at most 0.7, and single strokes of like drums 0.82.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from .clips import load
 
 log = logging.getLogger(__name__)
 BANDS = 48
-HOP = 240  # samples: 15 ms
-SAME = 0.75  # correlation from which two clips are the same sound
+WINDOW = 1024  # samples; longer than speech needs, so that a shift by a part of a hop changes little
+HOP = 160  # samples: 10 ms
+SAME = 0.84  # correlation from which two clips are the same sound
 LEAST = 0.25  # seconds that two clips must share, and half of the shorter
 
 
 def fingerprint(waveform: Tensor) -> Tensor:
     """Log-mel spectrogram without the means of its frames and bands: [T] at 16 kHz -> [BANDS, frames] float32."""
-    window = 512
-    padded = torch.nn.functional.pad(waveform, (window // 2, window // 2))
-    power = torch.stft(padded, window, HOP, window=torch.hann_window(window), center=False, return_complex=True).abs()
-    bands = _filters(window) @ power.square()
+    padded = torch.nn.functional.pad(waveform, (WINDOW // 2, WINDOW // 2))
+    hann = torch.hann_window(WINDOW)
+    power = torch.stft(padded, WINDOW, HOP, window=hann, center=False, return_complex=True).abs().square()
+    bands = _filters(WINDOW) @ power
     # a floor 60 dB under the loudest keeps quiet noise, which encoders change, from counting
     bands = bands.clamp_min(1e-6 * float(bands.max().clamp_min(1e-12))).log()
     bands = bands - bands.mean(0, keepdim=True)

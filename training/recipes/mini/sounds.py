@@ -16,6 +16,7 @@ from . import soundfonts, speech, synthesis
 from .clips import PIECE, clips_of, load, write_flac
 from .packages import Packages, safe_name
 from .sampled import SampledSource, phrases
+from .series import series
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,19 @@ def generated(writer: SoundWriter, count: int) -> None:
             file, licence = f"{kind} {number}", "Apache-2.0"
             fields = {"package": source, "version": "", "file": file, "licence": licence, "synthesised": True}
             writer.add(concept, source, f"{number:03d}", waveform, **fields)
+
+
+def strung(writer: SoundWriter, rows: list[dict], count: int) -> None:
+    """`count` series of single recorded sounds for every package that a concept's `series` names.
+
+    Args:
+        rows: of the recordings.
+    """
+    for concept, entry in writer.concepts.items():
+        for package, name, waveform in series(rows, concept, entry, writer.folder, count) if "series" in entry else ():
+            mine = next(row for row in rows if row["source"] == package)
+            fields = {"package": package, "version": mine["version"], "file": "several", "synthesised": True}
+            writer.add(concept, package, name, waveform, **fields)
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:

@@ -77,6 +77,30 @@ def siren(rng: np.random.Generator) -> np.ndarray:
     return sound + rng.uniform(0.0, 0.05) * coloured(size, 0.8, rng)
 
 
+def horn(rng: np.random.Generator) -> np.ndarray:
+    """A ship's horn: one or two low tones, rich in harmonics, that swell and stop, with an echo: [T]."""
+    size = int(rng.uniform(3, 6) * SAMPLE_RATE)
+    time = np.arange(size) / SAMPLE_RATE
+    low = rng.uniform(70, 220)
+    tones = [low] if rng.random() < 0.5 else [low, low * rng.choice([1.25, 1.335, 1.5])]
+    waver = 1 + 0.002 * wander(size, 0.3, rng)
+    sound = np.zeros(size)
+    for tone in tones:
+        phase = 2 * np.pi * np.cumsum(tone * waver) / SAMPLE_RATE
+        fall = rng.uniform(0.5, 1.2)
+        bright = rng.uniform(600, 2500)
+        for number in range(1, 30):
+            gain = number**-fall / (1 + (number * tone / bright) ** 2)
+            sound += gain * np.sin(number * phase + rng.uniform(0, 6.28))
+    sound *= 1 + 0.1 * coloured(size, 0.3, rng, low=100, high=2000)
+    length = rng.uniform(1.2, size / SAMPLE_RATE - 0.5)
+    envelope = np.clip(time / rng.uniform(0.05, 0.4), 0, 1) * np.clip((length - time) / rng.uniform(0.05, 0.3), 0, 1)
+    sound = sound * envelope
+    delay, echo = int(rng.uniform(0.15, 0.5) * SAMPLE_RATE), rng.uniform(0.05, 0.35)
+    sound[delay:] += echo * sound[:-delay]
+    return sound / np.abs(sound).max() + rng.uniform(0.001, 0.02) * coloured(size, 0.7, rng)
+
+
 def clock(rng: np.random.Generator) -> np.ndarray:
     """Ticks at an even pace, tick and tock a little different, on a quiet case resonance: [T]."""
     size = int(rng.uniform(3, 6) * SAMPLE_RATE)
@@ -102,6 +126,7 @@ KINDS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "wind": wind,
     "siren": siren,
     "clock": clock,
+    "horn": horn,
 }
 
 
