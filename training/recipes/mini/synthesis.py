@@ -24,14 +24,12 @@ def coloured(size: int, slope: float, rng: np.random.Generator, low: float = 30,
 
 
 def wander(size: int, every: float, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random curve [size] of zero mean and unit deviation that changes about every so many seconds."""
-    points = rng.standard_normal(max(int(size / (every * SAMPLE_RATE)) + 4, 4))
-    at = np.linspace(1, len(points) - 2, size)
-    curve = np.interp(at, np.arange(len(points)), points)
-    window = np.hanning(max(int(every * SAMPLE_RATE / 2), 3))
-    return np.convolve(np.pad(curve, len(window) // 2, mode="edge"), window / window.sum(), "same")[
-        len(window) // 2 : len(window) // 2 + size
-    ]
+    """A smooth random curve [size] of about zero mean and unit deviation that turns every so many seconds."""
+    at = np.arange(size) / (every * SAMPLE_RATE)
+    points = rng.standard_normal(int(at[-1]) + 2)
+    left = at.astype(int)
+    blend = 0.5 - 0.5 * np.cos(np.pi * (at - left))
+    return points[left] * (1 - blend) + points[left + 1] * blend
 
 
 def rain(rng: np.random.Generator) -> np.ndarray:
