@@ -25,6 +25,7 @@ BANDS = 48
 WINDOW = 1024  # samples; longer than speech needs, so that a shift by a part of a hop changes little
 HOP = 160  # samples: 10 ms
 SAME = 0.84  # correlation from which two clips are the same sound
+SERIES = "several"  # the file that a series of recordings names; it goes when one of its package's recordings does
 LEAST = 0.25  # seconds that two clips must share, and half of the shorter
 
 
@@ -123,6 +124,7 @@ def without_leaks(output: Path, rows: list[dict]) -> list[dict]:
     """
     pairs = leaks(output, rows)
     gone = {_recording(row) for row, _, _ in pairs}
+    gone |= {(row["concept"], row["source"], SERIES) for row, _, _ in pairs if not row["synthesised"]}
     lines = [f"{score:.3f} {row['audio']} = {held['audio']}\n" for row, held, score in pairs]
     (output / "leaks.txt").write_text("".join(lines), encoding="utf-8")
     kept = [row for row in rows if row["split"] == "test" or _recording(row) not in gone]
@@ -131,5 +133,6 @@ def without_leaks(output: Path, rows: list[dict]) -> list[dict]:
 
 
 def _recording(row: dict) -> tuple[str, ...]:
-    """What a clip is a part of: a file of a package, or, for what was rendered or synthesised, the clip itself."""
-    return (row["audio"],) if row["synthesised"] else (row["concept"], row["source"], row["file"])
+    """What a clip is a part of: a file of a package, all series of one, or, if it was rendered, the clip itself."""
+    whole = not row["synthesised"] or row["file"] == SERIES
+    return (row["concept"], row["source"], row["file"]) if whole else (row["audio"],)

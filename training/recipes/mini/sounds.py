@@ -14,6 +14,7 @@ from audio2img_core.audio import SAMPLE_RATE
 
 from . import soundfonts, speech, synthesis
 from .clips import PIECE, clips_of, load, write_flac
+from .fingerprint import SERIES
 from .packages import Packages, safe_name
 from .sampled import SampledSource, phrases
 from .series import series
@@ -152,7 +153,7 @@ def strung(writer: SoundWriter, rows: list[dict], count: int) -> None:
     for concept, entry in writer.concepts.items():
         for package, name, waveform in series(rows, concept, entry, writer.folder, count) if "series" in entry else ():
             mine = next(row for row in rows if row["source"] == package)
-            fields = {"package": package, "version": mine["version"], "file": "several", "synthesised": True}
+            fields = {"package": package, "version": mine["version"], "file": SERIES, "synthesised": True}
             writer.add(concept, package, name, waveform, **fields)
 
 
