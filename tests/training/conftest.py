@@ -27,7 +27,7 @@ def sounds(tmp_path_factory):
 
 @pytest.fixture
 def flags(sounds, tiny_folders):
-    """Function output, more -> flags section.field of a run of twelve steps on `sounds` for a tiny sd15."""
+    """Function output, more -> flags section.field of a run of six steps on `sounds` for a tiny sd15."""
 
     def make(output, **more: str) -> dict[str, str]:
         return {
@@ -38,14 +38,14 @@ def flags(sounds, tiny_folders):
             "run.output": str(output),
             "window.seconds": "1.0",
             "data.window_seconds": "1.0",
-            "trainer.max_steps": "12",
+            "trainer.max_steps": "6",
             "trainer.per_device_train_batch_size": "4",
             "trainer.gradient_accumulation_steps": "1",
             "trainer.learning_rate": "1e-3",
             "trainer.warmup_steps": "2",
-            "trainer.logging_steps": "4",
-            "trainer.eval_steps": "6",
-            "trainer.save_steps": "6",
+            "trainer.logging_steps": "2",
+            "trainer.eval_steps": "3",
+            "trainer.save_steps": "3",
             "trainer.gradient_checkpointing": "false",
             "trainer.use_cpu": "true",
             **more,

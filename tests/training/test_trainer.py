@@ -59,10 +59,10 @@ def test_average_follows_its_formula(tmp_path):
 
 
 def test_the_average_is_what_is_kept(flags, tmp_path):
-    more = {"run.ema_decay": "0.99", "trainer.load_best_model_at_end": "false", "trainer.save_steps": "12"}
+    more = {"run.ema_decay": "0.99", "trainer.load_best_model_at_end": "false", "trainer.save_steps": "6"}
     trainer = fit(load_settings("default", [], flags(tmp_path / "run", **more)))
     kept = AudioEncoder.from_pretrained(tmp_path / "run" / "encoder.safetensors").state_dict()
-    last = tmp_path / "run" / "checkpoints" / "checkpoint-12"
+    last = tmp_path / "run" / "checkpoints" / "checkpoint-6"
     average = WeightAverage(trainer.model, 0.99)
     average.load(last)
     raw = TrainedEncoder.from_pretrained(last).state_dict()
@@ -273,13 +273,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_clips(flags, tmp_path, mo
         return (features * math.nan if len(calls) == 7 else features), mask
 
     monkeypatch.setattr(training.trainer, "batch_features", broken)
-    more = {"trainer.save_steps": "5", "trainer.eval_strategy": "no", "trainer.load_best_model_at_end": "false"}
+    more = {"trainer.max_steps": "8", "trainer.save_steps": "5", "trainer.eval_strategy": "no"}
+    more |= {"trainer.load_best_model_at_end": "false"}
     with pytest.raises(ValueError, match=r"the loss is nan at step 7; clips: \d\d.wav, ") as error:
         fit(load_settings("default", [], flags(tmp_path / "run", **more)))
     assert "\n" not in str(error.value)
     assert [p.name for p in whole_checkpoints(tmp_path / "run" / "checkpoints")] == ["checkpoint-5"]
     trainer = fit(load_settings("default", [], flags(tmp_path / "run", **more)))  # goes on from there
-    assert trainer.state.global_step == 12
+    assert trainer.state.global_step == 8
 
 
 def test_weights_that_are_not_finite_are_not_saved(flags, tmp_path):
