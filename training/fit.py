@@ -66,7 +66,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     check_writable(output)
     arguments = training_arguments(config)
     source, judged = open_data(config)
-    teacher = Teacher.from_pretrained(run.teacher, run.target)
+    teacher = Teacher.from_pretrained(run.teacher, run.target, device=arguments.device)
     captions = CaptionCache(captions_folder(config), teacher)
     train_captions = distinct_captions(source)
     with arguments.main_process_first(desc="captions"):
@@ -77,6 +77,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     set_seed(arguments.seed)
     encoder = start_encoder(config, seed=arguments.seed)
     teach(encoder, captions, train_rows, new=not run.encoder)
+    teacher.to("cpu")  # its memory is the encoder's now; mixed clips call it back
     freeze(encoder, run.freeze_layers)
     lora = add_lora(encoder, run) if run.lora_rank else None
     loss = AlignmentLoss(config.loss, log_scale=encoder.logit_scale, logit_bias=encoder.logit_bias)

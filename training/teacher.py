@@ -120,6 +120,12 @@ class Teacher:
         """Where the text encoders are."""
         return self.encoders[0].device
 
+    def to(self, device: torch.device | str) -> Teacher:
+        """Move the text encoders; returns self."""
+        for encoder in self.encoders:
+            encoder.to(device)
+        return self
+
     @torch.no_grad()
     def encode(self, captions: Sequence[str], *, batch_size: int = 64, on_step: OnStep | None = None) -> TeacherOutput:
         """The prompt embeddings that the target's diffusers pipeline makes of the captions.

@@ -242,10 +242,7 @@ class AlignmentTrainer(Trainer):
         tokens, pooled, mask = self.captions.tokens(known), self.captions.pooled(known), self.captions.mask(known)
         ids, new = rows.clone(), (rows < 0).nonzero().flatten().tolist()
         if new:
-            teacher = self.captions.teacher
-            for encoder in teacher.encoders:
-                encoder.to(self.args.device)
-            said = teacher.encode([captions[i] for i in new])
+            said = self.captions.teacher.to(self.args.device).encode([captions[i] for i in new])
             tokens[new], mask[new] = said.tokens.cpu(), said.mask.cpu()
             if pooled is not None:
                 pooled[new] = said.pooled.cpu()
