@@ -17,7 +17,8 @@ from training.start import freeze, layered_optimizer
 @pytest.mark.parametrize(("preset", "window"), [("default", "1.0"), ("seed", "null")])
 def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, preset, window):
     output = tmp_path / "run"
-    config = load_settings(preset, [], flags(output, **{"data.window_seconds": window}))
+    more = {"data.window_seconds": window, "trainer.max_steps": "12", "trainer.logging_steps": "4"}
+    config = load_settings(preset, [], flags(output, **more))
     trainer = fit(config)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 3 and losses[-1] < losses[0]
@@ -31,7 +32,7 @@ def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, p
     assert pipe((clip, 16000), steps=1).images
     assert yaml.safe_load((output / "settings.yaml").read_text()) == config.to_dict()
     with pytest.raises(ValueError, match="run of other settings .*trainer.max_steps"):
-        fit(load_settings(preset, [], flags(output, **{"trainer.max_steps": "13"})))
+        fit(load_settings(preset, [], flags(output, **{**more, "trainer.max_steps": "13"})))
 
 
 def test_chunks_train_as_the_whole_batch(flags, tmp_path):
