@@ -45,7 +45,7 @@ _NPM = {
 }
 _FREEPATS = {
     "piano": ("000_Acoustic_Grand_Piano", "001_Acoustic_Brite_Piano"),
-    "guitar": ("024_Nylon_Guitar", "025_Steel_Guitar", "027_Clean_Electric_Guitar"),
+    "guitar": ("024_Nylon_Guitar", "025_Steel_Guitar"),  # 027 has notes of GeneralUser GS, which is held out
     "violin": ("040_Violin", "042_Cello"),
     "trumpet": ("056_Trumpet", "059_Muted_Trumpet"),
     "saxophone": ("064_Soprano_Sax", "065_Alto_Sax", "066_Tenor_Sax", "067_Baritone_Sax"),
