@@ -23,6 +23,8 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError:
         resolved = None
+    if resolved is not None and resolved.type == "cpu":
+        return torch.device("cpu")  # "cpu:0" as well, which is what distributed runs call it
     if resolved is None or not any(name == str(resolved) or name.split(":")[0] == str(resolved) for name in here):
         raise ValueError(f"no device {str(device)!r} on this machine: choose one of {', '.join(here)}")
     return resolved

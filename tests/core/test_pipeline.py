@@ -275,7 +275,7 @@ def test_diffusion_models_that_are_none(tmp_path, tiny_folders):
 
 
 def test_devices_and_dtypes():
-    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("cpu") == resolve_device("cpu:0") == torch.device("cpu")
     with pytest.raises(ValueError, match="no device 'cuda:77' on this machine: choose one of .*cpu"):
         resolve_device("cuda:77")
     with pytest.raises(ValueError, match="no device 'gpu'"):
