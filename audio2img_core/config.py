@@ -85,6 +85,12 @@ class AudioEncoderConfig(PretrainedConfig):
             n = (n + 2 * (stride // 2) - kernel) // stride + 1
         return n
 
+    @property
+    def positions(self) -> slice:
+        """Those of the prompt's 77 that the head's tokens stand for."""
+        first = int(self.prepend_bos)
+        return slice(first, first + self.num_tokens)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form that `config.json` and the single file's metadata hold."""
         output = super().to_dict()

@@ -23,11 +23,11 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError:
         resolved = None
-    if resolved is not None and resolved.type == "cpu":
-        return torch.device("cpu")  # "cpu:0" as well, which is what distributed runs call it
-    if resolved is None or not any(name == str(resolved) or name.split(":")[0] == str(resolved) for name in here):
-        raise ValueError(f"no device {str(device)!r} on this machine: choose one of {', '.join(here)}")
-    return resolved
+    for known in map(torch.device, here if resolved is not None else ()):
+        # A kind of which there is one may have its number: distributed runs say "cpu:0".
+        if resolved.type == known.type and resolved.index in (None, known.index or 0):
+            return resolved if known.index is not None else known
+    raise ValueError(f"no device {str(device)!r} on this machine: choose one of {', '.join(here)}")
 
 
 def resolve_dtype(dtype: torch.dtype | str, device: torch.device | None = None) -> torch.dtype:

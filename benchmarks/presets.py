@@ -127,8 +127,7 @@ def judge(checkpoint: Path, manifest: Path, captions) -> dict:
     encoder = AudioEncoder.from_pretrained(checkpoint)
     heard = encoder.encode([load_mono(clip.audio, duration=HEARD) for clip in clips], 16000, batch_size=32)
     assert heard.clips == tuple(range(len(clips)))  # one window each
-    first = int(encoder.config.prepend_bos)
-    positions = slice(first, first + encoder.config.num_tokens)
+    positions = encoder.config.positions
     rows = range(len(captions))
     text, words = captions.tokens(rows)[:, positions], captions.mask(rows)[:, positions]
     right = [[captions.row(caption) for caption in clip.captions] for clip in clips]

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from audio2img_core.checks import first_line
+from audio2img_core.files import whole_file
 from audio2img_core.head import HeadConfig
 from audio2img_core.targets import get_target
 from audio2img_core.windows import WindowConfig
@@ -60,6 +61,16 @@ class RunConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ValueError(f"run.{name} must be a whole number of at least {low}, not {value!r}")
+
+    def require(self, *names: str) -> None:
+        """Refuse settings without these.
+
+        Raises:
+            ValueError: one is empty.
+        """
+        for name in names:
+            if not getattr(self, name):
+                raise ValueError(f"run.{name} is empty: name the {name}")
 
 
 SECTIONS: dict[str, type] = {
@@ -140,6 +151,32 @@ def load_settings(preset: str | None, files: Iterable[str | Path], flags: Mappin
         section, _, name = flag.partition(".")
         settings.setdefault(section, {})[name.replace("-", "_")] = yaml.safe_load(text) if text else text
     return FitConfig.from_dict(settings)
+
+
+def keep_settings(file: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Write settings where none are yet, else say which differ from those in the file.
+
+    Args:
+        file: YAML.
+        settings: by name, or by section and name.
+
+    Returns:
+        The names of those that differ, as `name` or `section.name`.
+    """
+    if not file.exists():
+        with whole_file(file) as partial:
+            partial.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+        return []
+    before, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(settings)
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of fields as `section.field`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def trainer_fields() -> dict[str, Any]:

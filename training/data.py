@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from audio2img_core.checks import one_line
-
 from . import acoustics
 from .augment import gain, mix, repeat_pad
 from .clips import Clip, Source
 from .data_config import DataConfig
-from .reading import read_clip
+from .reading import try_clip
 from .shards import TarSource
 
 _ATTEMPTS = 32  # bad clips in a row before an item goes out empty, so that the share of bad ones is noticed
@@ -201,14 +199,9 @@ class _Tries:
 
     def sound(self, clip: Clip, config: DataConfig, generator: torch.Generator | None) -> _Sound | None:
         self.count += 1
-        try:
-            waveform = read_clip(clip, config, generator)
-        except (ValueError, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            self.skipped.append((clip.key, one_line(reason)))
-            return None
-        except Exception as error:  # one odd file must not end a run of days; many do, by their share
-            self.skipped.append((clip.key, one_line(f"{type(error).__name__}: {error}")))
+        waveform, reason = try_clip(clip, config, generator)
+        if waveform is None:
+            self.skipped.append((clip.key, reason))
             return None
         caption = clip.captions[0]
         if generator is not None:

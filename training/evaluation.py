@@ -58,15 +58,10 @@ class Evaluator:
         good = (rows >= 0).any(1)
         if not good.any():
             raise ValueError("none of the clips to judge by could be read: see skipped.csv")
-        used, back = rows[good].clamp(min=0).unique(return_inverse=True)
-        right = [
-            [int(column) for column, row in zip(columns, given, strict=True) if row >= 0]
-            for columns, given in zip(back, rows[good], strict=True)
-        ]
-        # Row 0 stands in the place of "none": it is only kept where a clip really has it.
-        named = sorted({column for columns in right for column in columns})
-        place = {column: i for i, column in enumerate(named)}
-        used, right = used[named], [[place[column] for column in columns] for columns in right]
+        answers = [[row for row in given if row >= 0] for given in rows[good].tolist()]
+        used = sorted({row for given in answers for row in given})
+        place = {row: i for i, row in enumerate(used)}
+        right = [[place[row] for row in given] for given in answers]
         audio = torch.as_tensor(outputs[0])[good].float().to(self.device)
         pooled = torch.as_tensor(outputs[1])[good].float().to(self.device) if len(outputs) > 1 else None
         text = self.captions.tokens(used, dtype=torch.float16)[:, self.positions]
@@ -81,5 +76,5 @@ class Evaluator:
             mean_pooled=self.mean_pooled,
         )
         names = self.captions.captions
-        self.judged = Judged(audio.cpu(), text, right, [names[row] for row in used.tolist()])
+        self.judged = Judged(audio.cpu(), text, right, [names[row] for row in used])
         return {**figures, "clips": float(len(audio)), "captions": float(len(used)), "unread": float((~good).sum())}

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from audio2img_core.checkpoint import save_single_file
 from audio2img_core.checks import first_line
 from audio2img_core.encoder import AudioEncoder
-from audio2img_core.files import check_writable, whole_file, whole_folder
+from audio2img_core.files import check_writable, whole_folder
 
 from .alignment import AlignmentLoss
 from .callbacks import MetricsFile, Progress, TensorBoard
 from .captions import CaptionCache
 from .checkpoints import remove_broken, whole_checkpoints
 from .clips import Source
-from .config import FitConfig
+from .config import FitConfig, keep_settings
 from .data import clip_items
 from .report import write_report
 from .skiplog import SkipLog
@@ -59,9 +57,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
             ValueError: too many bad clips, or a loss that is not finite: the last good checkpoint stays.
     """
     run = config.run
-    for name in ("data", "teacher", "output"):
-        if not getattr(run, name):
-            raise ValueError(f"run.{name} is empty: name the {name}")
+    run.require("data", "teacher", "output")
     output = Path(run.output)
     check_writable(output)
     arguments = training_arguments(config)
@@ -70,7 +66,11 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     captions = CaptionCache(captions_folder(config), teacher)
     train_captions = distinct_captions(source)
     with arguments.main_process_first(desc="captions"):
-        keep_settings(config, output)
+        differing = keep_settings(output / "settings.yaml", config.to_dict())
+        if differing:
+            raise ValueError(
+                f"{output}: holds a run of other settings ({', '.join(differing)}); choose another run.output"
+            )
         captions.add(train_captions + distinct_captions(judged), on_step=on_caption)
     train_rows = [captions.row(caption) for caption in train_captions]
 
@@ -98,10 +98,8 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
         eval_dataset=clip_items(judged, config.data, seed=arguments.seed, training=False),
         callbacks=_callbacks(config, output, arguments),
     )
-    if run.layer_decay != 1:
-        decaying = set(trainer.get_decay_parameter_names(encoder))
-        no_decay = {name for name, _ in encoder.named_parameters()} - decaying
-        trainer.optimizer = layered_optimizer(encoder, arguments, run.layer_decay, no_decay)
+    no_decay = {name for name, _ in encoder.named_parameters()} - set(trainer.get_decay_parameter_names(encoder))
+    trainer.optimizer = layered_optimizer(encoder, arguments, run.layer_decay, no_decay)
     _quieter(trainer)
     with arguments.main_process_first(desc="checkpoints"):
         if arguments.should_save:
@@ -192,34 +190,6 @@ def captions_folder(config: FitConfig) -> Path:
     if run.captions:
         return Path(run.captions)
     return prepared if prepared.is_dir() else Path(run.output) / "captions"
-
-
-def keep_settings(config: FitConfig, output: Path) -> None:
-    """Write the run's settings, or compare them with those that are there.
-
-    Raises:
-        ValueError: the folder holds a run of other settings; the message names what differs.
-    """
-    file = output / "settings.yaml"
-    settings = config.to_dict()
-    if not file.exists():
-        with whole_file(file) as partial:
-            partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        return
-    before = yaml.safe_load(file.read_text(encoding="utf-8"))
-    names = {(section, name) for values in (before, settings) for section in values for name in values[section] or {}}
-    differing = [
-        f"{section}.{name}"
-        for section, name in sorted(names)
-        if before.get(section, {}).get(name) != settings.get(section, {}).get(name)
-    ]
-    if differing:
-        raise ValueError(f"{output}: holds a run of other settings ({', '.join(differing)}); choose another run.output")
-
-
-def with_trainer(config: FitConfig, **options: Any) -> FitConfig:
-    """The settings with some of Trainer's replaced."""
-    return replace(config, trainer={**config.trainer, **options})
 
 
 def _callbacks(config: FitConfig, output: Path, arguments: TrainingArguments) -> list[Any]:

@@ -83,8 +83,8 @@ def judge(
             rows.append(batch["right"])
             if on_step is not None:
                 on_step(number + 1, len(loader))
-        first = int(encoder.config.prepend_bos)
-        evaluator = Evaluator(cache, slice(first, first + tokens[0].shape[1]), device=device)
+        positions = encoder.config.positions
+        evaluator = Evaluator(cache, positions, device=device)
         predictions = torch.cat(tokens) if pooled[0] is None else (torch.cat(tokens), torch.cat(pooled))
         figures = evaluator(SimpleNamespace(predictions=predictions, label_ids=torch.cat(rows)))
-        return figures, evaluator.judged, first
+        return figures, evaluator.judged, positions.start

@@ -12,21 +12,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import torch
-import yaml
-from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE
-from audio2img_core.checks import one_line, positive_int
+from audio2img_core.checks import positive_int
 from audio2img_core.files import check_writable, whole_file
 
 from .captions import CaptionCache
 from .clips import Clip, Source
-from .config import FitConfig
+from .config import FitConfig, keep_settings
 from .data_config import DataConfig
-from .reading import read_clip
+from .flac import write_flac
+from .reading import try_clip
 from .skiplog import SkipLog
 from .sources import open_source
 from .teacher import OnStep, Teacher
@@ -65,15 +61,15 @@ def prepare(
         RuntimeError: a process died; what is done is kept.
     """
     run, jobs = config.run, positive_int(jobs, "jobs")
-    for name in ("data", "output"):
-        if not getattr(run, name):
-            raise ValueError(f"run.{name} is empty: name the {name}")
+    run.require("data", "output")
     output = Path(run.output)
     check_writable(output)
     source = open_source(run.data, split=run.split or None)
     teacher = Teacher.from_pretrained(run.teacher, run.target) if run.teacher else None
     cut = _cut(config.data)
-    _keep_settings(output, {"data": run.data, "split": run.split, **asdict(cut)})
+    differing = keep_settings(output / "prepared.yaml", {"data": run.data, "split": run.split, **asdict(cut)})
+    if differing:
+        raise ValueError(f"{output}: was prepared with other settings ({', '.join(differing)}); choose another output")
     skipped = SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share)
     entries = _read_journal(output / _JOURNAL)
     total = 0 if source.streaming else len(source)
@@ -98,17 +94,6 @@ def prepare(
     if teacher is not None:
         CaptionCache(output / "captions", teacher).add(captions, on_step=on_caption)
     return Prepared(len(good), len(entries) - len(good), len(captions))
-
-
-def write_flac(path: Path, waveform: Tensor) -> None:
-    """Write [T] float in -1..1, 16 kHz, as mono FLAC of 16 bits; the file is there when it is whole."""
-    samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()[None]
-    with whole_file(path) as partial, av.open(str(partial), "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
 
 
 def _cut(data: DataConfig) -> DataConfig:
@@ -152,27 +137,11 @@ def _one_thread() -> None:
 def _prepare_clip(index: int, clip: Clip, output: Path, config: DataConfig) -> dict[str, Any]:
     name = f"clips/{index // _FOLDER_SIZE:06}/{index:09}.flac"
     entry: dict[str, Any] = {"key": clip.key, "audio": name, "captions": list(clip.captions), "problem": ""}
-    try:
-        waveform = read_clip(clip, config)
-    except (ValueError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        return {**entry, "problem": one_line(reason)}
-    except Exception as error:  # one odd file must not end the work; many do, by their share
-        return {**entry, "problem": one_line(f"{type(error).__name__}: {error}")}
+    waveform, problem = try_clip(clip, config)
+    if waveform is None:
+        return {**entry, "problem": problem}
     write_flac(output / name, waveform)
     return entry
-
-
-def _keep_settings(output: Path, settings: dict[str, Any]) -> None:
-    file = output / "prepared.yaml"
-    if not file.exists():
-        with whole_file(file) as partial:
-            partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        return
-    before = yaml.safe_load(file.read_text(encoding="utf-8"))
-    differing = sorted(name for name in settings if before.get(name) != settings[name])
-    if differing:
-        raise ValueError(f"{output}: was prepared with other settings ({', '.join(differing)}); choose another output")
 
 
 def _read_journal(path: Path) -> dict[int, dict[str, Any]]:

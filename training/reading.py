@@ -11,11 +11,22 @@ import torch
 from torch import Tensor
 
 from audio2img_core.audio import SAMPLE_RATE, load_mono
+from audio2img_core.checks import one_line
 from audio2img_core.decoding import open_container, open_file
 
 from .augment import crop_offset, random_crop
 from .clips import Clip
 from .data_config import DataConfig
+
+
+def try_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> tuple[Tensor | None, str]:
+    """`read_clip`, or (None, the reason in one line) of a clip that is not fit for training."""
+    try:
+        return read_clip(clip, config, generator), ""
+    except (ValueError, OSError) as error:
+        return None, one_line(getattr(error, "strerror", None) or str(error))
+    except Exception as error:  # one odd file must not end a work of days; many do, by their share
+        return None, one_line(f"{type(error).__name__}: {error}")
 
 
 def read_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> Tensor:

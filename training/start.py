@@ -91,9 +91,7 @@ def teach(encoder: AudioEncoder, captions: CaptionCache, rows: Sequence[int], *,
     pooled = None if null.pooled is None else null.pooled[0]
     encoder.set_teacher(null.tokens[0], null_pooled=pooled, token_norms=norms)
     if new and isinstance(encoder.head, QueryHead):
-        first = int(encoder.config.prepend_bos)
-        positions = slice(first, first + encoder.config.num_tokens)
-        encoder.head.start_from(captions.mean_tokens(rows)[positions], captions.mean_pooled(rows))
+        encoder.head.start_from(captions.mean_tokens(rows)[encoder.config.positions], captions.mean_pooled(rows))
 
 
 def freeze(encoder: AudioEncoder, layers: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,6 @@ from .evaluation import Evaluator
 from .features import batch_features
 from .gather import gather_ids, gather_with_gradients
 from .skiplog import SkipLog
-
-logger = logging.getLogger(__name__)
 
 _MOST_CAPTIONS = 64  # of one clip that are known to be right for it; more are taken for negatives
 _BANK_BYTES = 2**31  # a bank of captions up to this size is kept on the training device
@@ -74,8 +71,7 @@ class AlignmentTrainer(Trainer):
     ):
         args.remove_unused_columns = False
         args.label_names = ["right"]
-        first = int(model.config.prepend_bos)
-        self.positions = slice(first, first + model.config.num_tokens)
+        self.positions = model.config.positions
         self.evaluator = Evaluator(
             captions,
             self.positions,
@@ -276,9 +272,8 @@ class Collator:
         self.captions, self.training, self.most = captions, training, most_captions
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        kept = items if self.training else [item for item in items if item["length"]]
-        batch = collate(kept)
-        if not self.training and len(kept) < len(items):
+        batch = collate(items)
+        if not self.training and len(batch["keys"]) < len(items):
             batch = self._with_gaps(batch, items)
         batch["rows"] = torch.tensor([self._row(caption) for caption in batch["caption"]], dtype=torch.int64)
         rows = [[self._row(caption) for caption in captions[: self.most]] for captions in batch["captions"]]
@@ -292,18 +287,13 @@ class Collator:
     @staticmethod
     def _with_gaps(batch: dict[str, Any], items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         places = torch.tensor([i for i, item in enumerate(items) if item["length"]], dtype=torch.int64)
-        size = max(batch["waveform"].shape[1], *(len(item["waveform"]) for item in items), MIN_SAMPLES)
-        waveform, lengths = torch.zeros(len(items), size), torch.full((len(items),), MIN_SAMPLES)
-        if len(places):
-            waveform[places], lengths[places] = batch["waveform"], batch["lengths"]
+        size = batch["waveform"].shape[1]
+        waveform = torch.zeros(len(items), max(size, MIN_SAMPLES))
+        lengths = torch.full((len(items),), MIN_SAMPLES)
+        waveform[places, :size], lengths[places] = batch["waveform"], batch["lengths"]
         texts = {"caption": "caption", "captions": "captions", "keys": "key"}
-        return {
-            "waveform": waveform,
-            "lengths": lengths,
-            **{name: [item[field] for item in items] for name, field in texts.items()},
-            "tried": sum(item["tried"] for item in items),
-            "skipped": [pair for item in items for pair in item["skipped"]],
-        }
+        texts = {name: [item[field] for item in items] for name, field in texts.items()}
+        return {**batch, "waveform": waveform, "lengths": lengths, **texts}
 
 
 def _gathered(tensor: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sounds import noise, sine, write_audio
 
+from training.flac import write_flac
 from training.recipes.mini import (
     archives,
     clips,
@@ -258,7 +259,7 @@ def test_leaks_are_dropped_from_the_training_side_with_all_their_clips(tmp_path)
         ("c", "train", "g", 2),
         ("d", "test", "h", 0),
     ):
-        clips.write_flac(tmp_path / f"{name}.flac", clips.finished(sounds[sound]))
+        write_flac(tmp_path / f"{name}.flac", clips.finished(sounds[sound]))
         rows.append(
             {
                 "audio": f"{name}.flac",
@@ -314,7 +315,7 @@ def test_summary_counts_recordings_not_clips():
 
 
 def test_series_are_made_of_short_sounds_of_packages_that_are_trained_on(tmp_path):
-    clips.write_flac(tmp_path / "step.flac", clips.finished(sine(0.1)))
+    write_flac(tmp_path / "step.flac", clips.finished(sine(0.1)))
     row = {"audio": "step.flac", "concept": "walk", "source": "a", "seconds": 0.1, "synthesised": False}
     entry = {"test": ["b"], "series": {"of": ["a"], "every": [0.3, 0.5]}}
     made = series.series([row], "walk", entry, tmp_path, 2)

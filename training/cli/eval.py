@@ -27,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the figures as a table."""
-    for name, path in (("output", arguments.output), ("plots", arguments.plots)):
-        if path:
-            check_writable(Path(path).parent if name == "output" else path)
+    if arguments.output:
+        check_writable(Path(arguments.output).parent)
+    if arguments.plots:
+        check_writable(arguments.plots)
     if not arguments.debug:
         quiet_libraries()
     from ..judge import judge

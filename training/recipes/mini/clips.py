@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -92,17 +90,3 @@ def finished(waveform: Tensor) -> Tensor:
     waveform[:fade] *= ramp
     waveform[len(waveform) - fade :] *= ramp.flip(0)
     return waveform
-
-
-def write_flac(path: Path, waveform: Tensor) -> None:
-    """Write [T] float in -1..1 as FLAC: mono, 16 kHz, 16 bits. The folder is made; a half-written file is not left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()[None]
-    partial = path.with_suffix(".part")
-    with av.open(str(partial), "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
-    partial.replace(path)

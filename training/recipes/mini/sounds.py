@@ -12,8 +12,9 @@ from torch import Tensor
 
 from audio2img_core.audio import SAMPLE_RATE
 
+from ...flac import write_flac
 from . import soundfonts, speech, synthesis
-from .clips import PIECE, clips_of, load, write_flac
+from .clips import PIECE, clips_of, load
 from .fingerprint import SERIES
 from .packages import Packages, safe_name
 from .sampled import SampledSource, phrases

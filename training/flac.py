@@ -1,0 +1,24 @@
+"""Writing a waveform as FLAC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from audio2img_core.audio import SAMPLE_RATE
+from audio2img_core.files import whole_file
+
+
+def write_flac(path: Path, waveform: Tensor) -> None:
+    """Write [T] float in -1..1, 16 kHz, as mono FLAC of 16 bits; the file is there when it is whole."""
+    samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()[None]
+    with whole_file(path) as partial, av.open(str(partial), "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
