@@ -14,7 +14,6 @@ import argparse
 import json
 import random
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,11 @@ import wave
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from training.recipes.mini.midi import DRUM_CHANNEL, END_OF_TRACK, TICKS_PER_SECOND, standard_midi_file  # noqa: E402
 
 FONTS = {  # name: (file, Debian package)
     "fluid": ("/usr/share/sounds/sf2/FluidR3_GM.sf2", "fluid-soundfont-gm"),
@@ -34,9 +38,7 @@ SAMPLE_RATE = 16000
 CLIPS = 12  # of each sound from each soundfont
 
 _GAP = 1.0  # seconds between clips in a rendering, in which what still sounds is cut off
-_TICKS = 960  # of MIDI in a second: 480 a quarter note at 120 quarters a minute
 _GROUP = 10  # sounds rendered by one call of fluidsynth
-_DRUMS = 9  # MIDI channel whose keys are percussion instruments
 
 # What people call it; General MIDI programs (counted from 0), or with d percussion keys; lowest-highest key.
 # Notes of a "held" sound last for the whole clip: a phrase of short ones would cut an effect off.
@@ -260,7 +262,7 @@ Event = tuple[float, bytes]  # seconds from the start of the clip, and the MIDI 
 
 def _phrase(sound: Sound, clip: int, rng: random.Random) -> list[Event]:
     """What is played in one clip: a few notes at random, on one of the sound's programs."""
-    channel = 0 if sound.keys else _DRUMS
+    channel = 0 if sound.keys else DRUM_CHANNEL
     program = sound.numbers[clip % len(sound.numbers)] if sound.keys else 0
     events: list[Event] = [(0.0, bytes([0xC0 | channel, program]))]
     time, end = rng.uniform(0, 0.2), SECONDS - 0.3
@@ -280,23 +282,10 @@ def midi_file(phrases: Sequence[Sequence[Event]]) -> bytes:
         start = number * (SECONDS + _GAP)
         events += [(start + time, message) for time, message in phrase]
         silence = start + SECONDS + 0.1
-        events += [(silence, bytes([0xB0 | channel, 120, 0])) for channel in (0, _DRUMS)]  # all sound off
-    events.append((len(phrases) * (SECONDS + _GAP), b"\xff\x2f\x00"))  # end of track
-    track, before = bytearray(), 0
-    for time, message in sorted(events, key=lambda event: event[0]):
-        ticks = round(time * _TICKS)
-        track += _variable_length(ticks - before) + message
-        before = ticks
-    header = struct.pack(">4sIHHH", b"MThd", 6, 0, 1, _TICKS // 2)
-    return header + struct.pack(">4sI", b"MTrk", len(track)) + bytes(track)
-
-
-def _variable_length(value: int) -> bytes:
-    """A number as MIDI writes it: seven bits a byte, the last one without the top bit."""
-    parts = [value & 0x7F]
-    while value := value >> 7:
-        parts.append(0x80 | value & 0x7F)
-    return bytes(reversed(parts))
+        events += [(silence, bytes([0xB0 | channel, 120, 0])) for channel in (0, DRUM_CHANNEL)]  # all sound off
+    events.append((len(phrases) * (SECONDS + _GAP), END_OF_TRACK))
+    ordered = sorted(events, key=lambda event: event[0])
+    return standard_midi_file([(round(time * TICKS_PER_SECOND), message) for time, message in ordered])
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     recipe = Recipe(args.data, args.run)
-    classifier = recipe.classifier()
+    classifier = recipe.classifier
     pipe = AudioToImagePipeline.from_pretrained(device="cpu")
     clips = held_out(args.data, recipe, most=args.most)
     texts = draw_texts(pipe, recipe, classifier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,26 +50,22 @@ def encode_pictures(autoencoder: Any, pictures: Tensor) -> Tensor:
 class Library:
     """Latents of what a caption shows: of every picture, and of pairs, which are encoded when they are first drawn."""
 
-    def __init__(self, autoencoder: Any, pictures: Tensor, there: Tensor):
-        """pictures [C, S, 3, H, W] of every concept in every style; there [C, S] whether that picture exists."""
-        self.autoencoder, self.pictures, self.there = autoencoder, pictures, there
+    def __init__(self, autoencoder: Any, pictures: Tensor):
+        """pictures [C, S, 3, H, W] of every concept in every style."""
+        self.autoencoder, self.pictures = autoencoder, pictures
         self.single = encode_pictures(autoencoder, pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
         self.pairs: dict[tuple[int, int, int], Tensor] = {}
 
     def latents(self, said: list[tuple[str, list[int], int]]) -> Tensor:
-        """[B, 4, 16, 16] of (text, concepts, style); a style that lacks a concept gives the first style's."""
+        """[B, 4, 16, 16] of (text, concepts, style)."""
         return torch.stack([self._one(shown, style) for _, shown, style in said])
 
-    def _style(self, concept: int, style: int) -> int:
-        return style if self.there[concept, style] else int(self.there[concept].int().argmax())
-
     def _one(self, shown: list[int], style: int) -> Tensor:
-        styles = [self._style(concept, style) for concept in shown]
         if len(shown) == 1:
-            return self.single[shown[0], styles[0]]
+            return self.single[shown[0], style]
         key = (*shown, style)
         if key not in self.pairs:
-            halves = [self.pictures[concept, s][None] for concept, s in zip(shown, styles, strict=True)]
+            halves = [self.pictures[concept, style][None] for concept in shown]
             self.pairs[key] = encode_pictures(self.autoencoder, side_by_side(*halves))[0].half()
         return self.pairs[key].float()
 
@@ -95,7 +92,7 @@ def train_unet(
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(**CONFIG) if start is None else start
+    unet = UNet2DConditionModel(**CONFIG) if start is None else copy.deepcopy(start)
     schedule = DDPMScheduler(**SCHEDULE)
 
     def loss(generator: torch.Generator) -> dict[str, Tensor]:

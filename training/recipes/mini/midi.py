@@ -10,6 +10,7 @@ import numpy as np
 
 TICKS_PER_SECOND = 960  # 480 a quarter at 120 quarters a minute
 DRUM_CHANNEL = 9
+END_OF_TRACK = bytes([0xFF, 0x2F, 0])
 _SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 3, 5, 7, 10))
 _CHORDS = ((0, 4, 7), (0, 3, 7), (0, 4, 7, 12), (0, 3, 7, 12), (0, 4, 7, 11), (0, 3, 7, 10))
 
@@ -197,12 +198,18 @@ def midi_file(parts: Sequence[tuple[float, int | None, Iterable[Note]]]) -> byte
             off = max(on + 1, round((start + 0.02 + note.start + note.length) * TICKS_PER_SECOND))
             events.append((on, 3, bytes([0x90 | channel, note.key, note.velocity])))
             events.append((off, 2, bytes([0x80 | channel, note.key, 0])))
+    ordered = [(at, message) for at, _, message in sorted(events, key=lambda event: event[:2])]
+    return standard_midi_file([*ordered, (ordered[-1][0] if ordered else 0, END_OF_TRACK)])
+
+
+def standard_midi_file(events: Sequence[tuple[int, bytes]]) -> bytes:
+    """A Standard MIDI File, format 0, of messages at their ticks, in order; the last one is `END_OF_TRACK`."""
     track, now = bytearray(), 0
-    for at, _, message in sorted(events, key=lambda event: event[:2]):
+    for at, message in events:
         track += _variable(at - now) + message
         now = at
-    track += _variable(0) + bytes([0xFF, 0x2F, 0])
-    return b"MThd" + struct.pack(">IHHH", 6, 0, 1, 480) + b"MTrk" + struct.pack(">I", len(track)) + bytes(track)
+    header = struct.pack(">IHHH", 6, 0, 1, TICKS_PER_SECOND // 2)
+    return b"MThd" + header + b"MTrk" + struct.pack(">I", len(track)) + bytes(track)
 
 
 def _variable(value: int) -> bytes:

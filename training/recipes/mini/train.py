@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...teacher import Teacher
 from . import autoencoder, classifier, diffusion, export, hearing, teacher
 from .captions import Captions
 from .images import Pictures, load_pictures
@@ -41,17 +43,19 @@ class Recipe:
             self.concepts, [wordings_of(name, self.table[name]) for name in self.concepts], list(_STYLE_NAMES)
         )
         self.names = {name: wordings_of(name, self.table[name])[1] for name in self.concepts}
-        self.grid, self.there = _grid(drawn, self.concepts)
+        self.grid = _grid(drawn, self.concepts)
 
     def steps(self, part: str) -> int:
         """Steps of a part."""
         return max(int(STEPS[part] * self.scale), 2)
 
+    @cached_property
     def autoencoder(self):
         """The trained diffusers `AutoencoderKL`."""
         drawn = self.pictures.where(roles=["draw"])
         return autoencoder.train_autoencoder(drawn, self.output / "autoencoder", steps=self.steps("autoencoder"))
 
+    @cached_property
     def teacher(self):
         """The trained (CLIPTokenizer, CLIPTextModel), kept as a diffusers folder for `fit` to load."""
         tokenizer, text = teacher.train_teacher(
@@ -62,24 +66,32 @@ class Recipe:
         tokenizer.save_pretrained(folder / "tokenizer")
         return tokenizer, text
 
+    @cached_property
     def unet(self):
         """The UNet, trained on text."""
-        library = diffusion.Library(self.autoencoder(), self.grid, self.there)
         prompts = self._text_prompts()
-        return diffusion.train_unet(library, self.captions, prompts, self.output / "unet", steps=self.steps("unet"))
+        return diffusion.train_unet(
+            self.library, self.captions, prompts, self.output / "unet", steps=self.steps("unet")
+        )
 
+    @cached_property
+    def library(self) -> diffusion.Library:
+        """Latents of what captions show."""
+        return diffusion.Library(self.autoencoder, self.grid)
+
+    @cached_property
     def encoder(self):
         """The audio encoder."""
-        self.teacher()
+        _ = self.teacher  # `fit` loads it from its folder
         manifests = hearing.write_manifests(self.data, self.output / "manifests", self.names)
         return hearing.train_encoder(
             manifests, self.output / "diffusion", self.output / "encoder", steps=self.steps("encoder")
         )
 
+    @cached_property
     def heard(self):
         """The UNet, trained on with what the encoder hears beside text."""
-        library = diffusion.Library(self.autoencoder(), self.grid, self.there)
-        unet, encoder = self.unet(), self.encoder()
+        unet, encoder = self.unet, self.encoder
         source, data = hearing.training_source(
             hearing.write_manifests(self.data, self.output / "manifests", self.names)
         )
@@ -103,7 +115,7 @@ class Recipe:
             return given
 
         return diffusion.train_unet(
-            library,
+            self.library,
             self.captions,
             prompts,
             self.output / "heard",
@@ -112,6 +124,7 @@ class Recipe:
             learning_rate=4e-4,
         )
 
+    @cached_property
     def classifier(self):
         """The judge, trained on the styles that are drawn and on those that only it sees."""
         pictures = self.pictures.where(roles=["draw", "judge"], concepts=self.concepts)
@@ -120,22 +133,21 @@ class Recipe:
         )
 
     def _text_prompts(self) -> diffusion.Prompts:
-        tokenizer, text = self.teacher()
+        tokenizer, text = self.teacher
+        taught = Teacher("mini", [tokenizer], [text])
         known: dict[str, Tensor] = {}
 
-        @torch.no_grad()
         def prompts(asked: list[tuple[str, list[int], int]], generator: torch.Generator) -> Tensor:
             missing = [words for words, *_ in asked if words not in known]
             if missing:
-                ids = tokenizer(missing, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-                known.update(zip(missing, text(ids.input_ids).last_hidden_state.half(), strict=True))
+                known.update(zip(missing, taught.encode(missing).tokens.half(), strict=True))
             return torch.stack([known[words].float() for words, *_ in asked])
 
         return prompts
 
 
-def _grid(drawn: Pictures, concepts: list[str]) -> tuple[Tensor, Tensor]:
-    """Pictures [C, S, 3, H, W] of each concept in each style, [C, S] whether it is there; else the first that is."""
+def _grid(drawn: Pictures, concepts: list[str]) -> Tensor:
+    """Pictures [C, S, 3, H, W] of each concept in each style, else in the first that has it."""
     there = torch.zeros(len(concepts), len(STYLES), dtype=torch.bool)
     grid = torch.zeros(len(concepts), len(STYLES), *drawn.pixels.shape[1:])
     for pixels, concept, style in zip(drawn.pixels, drawn.concepts, drawn.styles, strict=True):
@@ -144,7 +156,7 @@ def _grid(drawn: Pictures, concepts: list[str]) -> tuple[Tensor, Tensor]:
             grid[place], there[place] = pixels, True
     for concept, row in enumerate(there):
         grid[concept, ~row] = grid[concept, int(row.int().argmax())].clone()
-    return grid, there
+    return grid
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -159,12 +171,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     recipe = Recipe(options.data, options.output, scale=options.scale)
     for part in options.only:
-        getattr(recipe, part)()
+        getattr(recipe, part)
     if options.export:
-        pipeline = export.make_pipeline(recipe.autoencoder(), recipe.teacher(), recipe.heard())
-        size = export.export(
-            pipeline, recipe.encoder(), [recipe.names[name] for name in recipe.concepts], options.export
-        )
+        pipeline = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.heard)
+        size = export.export(pipeline, recipe.encoder, [recipe.names[name] for name in recipe.concepts], options.export)
         print(f"{options.export}: {size / 1e6:.1f} MB")
     return 0
 
