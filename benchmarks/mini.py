@@ -27,6 +27,7 @@ import torch  # noqa: E402
 
 from audio2img_core import AudioToImagePipeline, mini  # noqa: E402
 from audio2img_core.pipeline import Sampler  # noqa: E402
+from training.recipes.mini.sounds import read_jsonl  # noqa: E402
 from training.recipes.mini.train import Recipe  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "mini.json"
@@ -91,7 +92,7 @@ def hear_and_draw(pipe, recipe: Recipe, classifier, clips: list[tuple[str, Path]
 
 def held_out(data: Path, recipe: Recipe, *, most: int = 0) -> list[tuple[str, Path]]:
     """(concept, file) of the test split; `most` of each concept, evenly spread, 0 = all."""
-    rows = [json.loads(line) for line in (data / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(data / "test.jsonl")
     by_concept = defaultdict(list)
     for row in rows:
         if row["concept"] in recipe.concepts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from ...data import ClipDataset, DataConfig, collate
 from ...features import batch_features
 from ...fit import fit
 from ...sources import open_source
+from .sounds import read_jsonl, write_jsonl
 
 SETTINGS = Path(__file__).with_name("encoder.yaml")
 BACKBONE = {
@@ -47,14 +47,14 @@ def write_manifests(data: Path, folder: Path, names: dict[str, str]) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for split in ("train", "valid", "test"):
-        rows = [json.loads(line) for line in (data / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = read_jsonl(data / f"{split}.jsonl")
         kept = [
             {"audio": str((data / row["audio"]).resolve()), "caption": names[row["concept"]]}
             for row in rows
             if row["concept"] in names
         ]
         written[split] = folder / f"{split}.jsonl"
-        written[split].write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_jsonl(written[split], kept)
     return written
 
 

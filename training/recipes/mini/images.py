@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from .sounds import read_jsonl
 
 SIZE = 128  # pixels of a side
 
@@ -38,7 +39,7 @@ class Pictures:
 
 def load_pictures(data: Path) -> Pictures:
     """All pictures of a data folder, as its `pictures.jsonl` lists them."""
-    rows = [json.loads(line) for line in (data / "pictures.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(data / "pictures.jsonl")
     pixels = torch.stack([_read(data / row["picture"]) for row in rows])
     return Pictures(pixels, *([row[name] for row in rows] for name in ("concept", "style", "role")))
 
