@@ -1,6 +1,6 @@
 """The host that the nodes run in: ComfyUI, or plain folders and devices outside it.
 
-The one file that touches `comfy` and `folder_paths`.
+The one file that touches `comfy` and `folder_paths`, but for what `diffusion.py` needs of `comfy`.
 """
 
 from __future__ import annotations

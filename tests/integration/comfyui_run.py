@@ -4,6 +4,7 @@ Usage: python comfyui_run.py REPORT --cpu --base-directory FOLDER   (working dir
 """
 
 import asyncio
+import importlib
 import json
 import os
 import sys
@@ -50,40 +51,17 @@ def load_pack():
     seen["core_load_audio_is_core"] = "nodes_audio" in CLASSES["LoadAudio"].__module__
 
 
-def untrained():
-    """The pack's own module of untrained models, found under the name ComfyUI gave the pack."""
-    import importlib
-
+def pack(module):
+    """A module of the pack, found under the name ComfyUI gave the pack."""
     root = CLASSES["Audio2ImgEncode"].__module__.rsplit(".nodes", 1)[0]
-    return (
-        importlib.import_module(f"{root}.audio2img_core.untrained"),
-        importlib.import_module(f"{root}.audio2img_core.checkpoint"),
-    )
+    return importlib.import_module(f"{root}.{module}")
 
 
 def to_comfy_model(unet, target):
     """A small diffusers UNet in ComfyUI's own architecture: the same weights under ComfyUI's names."""
     c = unet.config
-    levels = len(c.block_out_channels)
-    attention = [kind.startswith("CrossAttn") for kind in c.down_block_types]
-    config = {
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": c.block_out_channels[0],
-        "channel_mult": [n // c.block_out_channels[0] for n in c.block_out_channels],
-        "num_res_blocks": [c.layers_per_block] * levels,
-        "transformer_depth": [d for a in attention for d in [int(a)] * c.layers_per_block],
-        "transformer_depth_output": [d for a in attention for d in [int(a)] * (c.layers_per_block + 1)],
-        "transformer_depth_middle": 1,
-        "context_dim": c.cross_attention_dim,
-        "use_spatial_transformer": True,
-        "use_linear_in_transformer": c.use_linear_projection,
-        "legacy": False,
-        "adm_in_channels": c.projection_class_embeddings_input_dim,
-        "use_temporal_attention": False,
-        "dtype": torch.float32,
-    }
+    config = pack("nodes.diffusion").unet_config(unet)
+    config |= {"adm_in_channels": c.projection_class_embeddings_input_dim, "dtype": torch.float32}
     if c.addition_embed_type == "text_time":
         config["num_classes"] = "sequential"
     family = FAMILIES[target]({key: value for key, value in config.items() if value is not None})
@@ -117,7 +95,8 @@ def sample(model, positive, negative):
     return done[0]["samples"]
 
 
-def through_ksampler(target, models, checkpoint):
+def through_ksampler(target):
+    models, checkpoint = pack("audio2img_core.untrained"), pack("audio2img_core.checkpoint")
     encoder, diffusion = models.make_pair(target)
     file = Path(folder_paths.get_folder_paths("audio_encoders")[0]) / "tiny.safetensors"
     file.unlink(missing_ok=True)
@@ -148,6 +127,44 @@ def through_ksampler(target, models, checkpoint):
             out["unet_difference"] = (theirs - diffusion.unet(x, t, context).sample).abs().max().item()
     seen["runs"][target] = out
     return loaded
+
+
+def mini():
+    """The embedded default in ComfyUI and in diffusers: UNet, autoencoder, and a picture from the same noise."""
+    convert, diffusion = pack("nodes.diffusion"), pack("audio2img_core.mini").load_mini_diffusion()
+    model, vae = convert.to_model(diffusion.unet, diffusion.scheduler), convert.to_vae(diffusion.vae)
+    loaded = run("Audio2ImgLoadEncoder", encoder_name="mini", dtype="auto")[0]
+    positive, negative = conditioning(loaded, "piano.flac")
+    size = diffusion.unet.config.sample_size
+    x, t = torch.randn(2, 4, size, size), torch.tensor([100.0, 900.0])
+    context = positive[0][0].expand(2, -1, -1)
+    pixels = torch.rand(1, 3, 64, 64)
+    latents = torch.randn(1, 4, size, size)
+    seed, steps = 3, 24
+    done = nodes.KSampler().sample(
+        model, seed, steps, 3.0, "euler", "normal", positive, negative, {"samples": torch.zeros(1, 4, size, size)}
+    )
+    theirs = vae.decode(done[0]["samples"])
+    noise = torch.randn(1, 4, size, size, generator=torch.manual_seed(seed))
+    with torch.no_grad():
+        unet_difference = model.model.diffusion_model(x, t, context=context) - diffusion.unet(x, t, context).sample
+        means = diffusion.vae.encode(pixels * 2 - 1).latent_dist.mean
+        scaled = model.model.latent_format.process_in(vae.encode(pixels.movedim(1, -1)))
+        decoded = diffusion.vae.decode(latents).sample.clamp(-1, 1) / 2 + 0.5
+        from diffusers import EulerDiscreteScheduler
+
+        diffusion.scheduler = EulerDiscreteScheduler.from_config(diffusion.scheduler.config)
+        ours = diffusion(
+            prompt_embeds=positive[0][0], negative_prompt_embeds=negative[0][0], latents=noise, guidance_scale=3.0,
+            num_inference_steps=steps, output_type="pt",
+        ).images  # fmt: skip
+    seen["mini"] = {
+        "unet_difference": unet_difference.abs().max().item(),
+        "encode_difference": (scaled - means * diffusion.vae.config.scaling_factor).abs().max().item(),
+        "decode_difference": (vae.decode(latents).movedim(-1, 1) - decoded).abs().max().item(),
+        "picture_difference": (theirs.movedim(-1, 1) - ours).abs().mean().item(),
+        "picture_contrast": ours.std().item(),
+    }
 
 
 def management(loaded):
@@ -200,10 +217,10 @@ def core_audio(loaded):
 
 
 load_pack()
-models, checkpoint = untrained()
 loaded = None
 for target in FAMILIES:
-    loaded = through_ksampler(target, models, checkpoint)
+    loaded = through_ksampler(target)
+mini()
 seen["audio_files"] = CLASSES["Audio2ImgLoadAudio"].INPUT_TYPES()["required"]["audio_file"][0]
 seen["encoders"] = CLASSES["Audio2ImgLoadEncoder"].INPUT_TYPES()["required"]["encoder_name"][0]
 management(loaded)

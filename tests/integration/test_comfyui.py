@@ -69,6 +69,13 @@ def test_the_unet_in_comfyui_is_the_one_of_diffusers(result):
     assert result["runs"]["sd15"]["unet_difference"] < 1e-4
 
 
+def test_mini_in_comfyui_is_the_one_of_diffusers(result):
+    mini = result["mini"]
+    assert mini["unet_difference"] < 1e-4
+    assert mini["encode_difference"] < 1e-4 and mini["decode_difference"] < 1e-4
+    assert mini["picture_difference"] < 0.25 * mini["picture_contrast"]
+
+
 def test_the_encoder_is_loaded_and_unloaded_by_model_management(result):
     assert result["encoder_was_loaded"] and result["encoder_was_unloaded"]
 

@@ -23,6 +23,8 @@ CONFIG = {
 }
 _NOISE = 0.1  # standard deviations of the latents that the decoder learns to bear
 _KL = 1e-4
+_CROP = 64  # pixels of a side of what most batches show: it costs a quarter, and edges are learned as well from it
+_CROP_SHARE = 0.75  # of batches
 
 
 def train_autoencoder(pictures: Pictures, folder: Path, *, steps: int, batch_size: int = 12):
@@ -59,7 +61,11 @@ def _batch(pictures: Pictures, generator: torch.Generator, size: int) -> Tensor:
     pixels = pictures.pixels[rows]
     pairs = size // 4
     pixels = torch.cat([side_by_side(pixels[:pairs], pixels[-pairs:]), pixels[pairs:]])
-    return jitter(pixels, generator, scale=0.15, shift=0.1, turn=0.1).clamp(-1, 1)
+    pixels = jitter(pixels, generator, scale=0.15, shift=0.1, turn=0.1).clamp(-1, 1)
+    if torch.rand((), generator=generator) < _CROP_SHARE:
+        top, left = torch.randint(pixels.shape[-1] - _CROP + 1, (2,), generator=generator).tolist()
+        pixels = pixels[..., top : top + _CROP, left : left + _CROP]
+    return pixels
 
 
 @torch.no_grad()
