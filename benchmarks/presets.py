@@ -213,7 +213,7 @@ def main() -> None:
     splits = prepare(args)
     runs = []
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        cases = [(case, seed) for seed in args.seeds for case in CASES]
+        cases = [(case, seed) for case in CASES for seed in args.seeds]
         for run in pool.map(train_and_judge, *zip(*cases, strict=True), [args] * len(cases), [splits] * len(cases)):
             runs.append(run)
             figures = ", ".join(f"{label} {run['test'][name]:.3f}" for name, label in SHOWN.items())

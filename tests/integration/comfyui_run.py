@@ -131,7 +131,10 @@ def through_ksampler(target):
 
 def mini():
     """The embedded default in ComfyUI and in diffusers: UNet, autoencoder, and a picture from the same noise."""
-    convert, diffusion = pack("nodes.diffusion"), pack("audio2img_core.mini").load_mini_diffusion()
+    embedded = pack("audio2img_core.mini")
+    if not embedded.is_trained():
+        return
+    convert, diffusion = pack("nodes.diffusion"), embedded.load_mini_diffusion()
     model, vae = convert.to_model(diffusion.unet, diffusion.scheduler), convert.to_vae(diffusion.vae)
     loaded = run("Audio2ImgLoadEncoder", encoder_name="mini", dtype="auto")[0]
     positive, negative = conditioning(loaded, "piano.flac")

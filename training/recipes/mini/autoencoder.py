@@ -23,6 +23,7 @@ CONFIG = {
 }
 _NOISE = 0.1  # standard deviations of the latents that the decoder learns to bear
 _KL = 1e-4
+_COARSE = 4  # pixels of a side of the fields whose colour counts
 _CROP = 64  # pixels of a side of what most batches show: it costs a quarter, and edges are learned as well from it
 _CROP_SHARE = 0.75  # of batches
 
@@ -30,8 +31,8 @@ _CROP_SHARE = 0.75  # of batches
 def train_autoencoder(pictures: Pictures, folder: Path, *, steps: int, batch_size: int = 12):
     """Train on the pictures that are drawn from, single and in pairs; a diffusers `AutoencoderKL`.
 
-    L1 of the pixels and of their differences to their neighbours (edges), and a slight pull to unit Gaussians; the
-    decoder sees the latents with noise on them. At the end the latents are shifted and scaled, within the weights, to
+    L1 of the pixels and of their differences to their neighbours (edges), squared error of small fields (colour), and a
+    slight pull to unit Gaussians; the decoder sees the latents with noise on them. At the end the latents are shifted and scaled, within the weights, to
     mean 0 and deviation 1 per channel over the pictures, once the pipeline has multiplied them by `scaling_factor`.
     """
     from diffusers import AutoencoderKL
@@ -48,8 +49,11 @@ def train_autoencoder(pictures: Pictures, folder: Path, *, steps: int, batch_siz
             drawn = model.decode(noisy).sample.float()
         pixel = F.l1_loss(drawn, pixels)
         edges = sum(F.l1_loss(drawn.diff(dim=d), pixels.diff(dim=d)) for d in (2, 3))
+        # Absolute errors alone leave the colours grey for a thousand steps.
+        colour = F.mse_loss(*(F.avg_pool2d(x, _COARSE) for x in (drawn, pixels)))
         kl = _KL * latents.square().mean()
-        return {"loss": pixel + edges + kl, "pixel": pixel.detach(), "edges": edges.detach(), "kl": kl.detach()}
+        parts = {"pixel": pixel, "edges": edges, "colour": colour, "kl": kl}
+        return {"loss": sum(parts.values())} | {name: part.detach() for name, part in parts.items()}
 
     train("autoencoder", model, loss, folder, steps=steps, learning_rate=1.5e-3, ema_decay=0.995)
     _standardise(model, pictures.pixels)

@@ -30,6 +30,7 @@ BACKBONE = {
     "hidden_dropout": 0.1,
     "attention_dropout": 0.0,
     "num_adapter_layers": 2,
+    "initializer_range": 0.05,  # the published 0.02 is for a width of 1024
 }
 
 
@@ -86,6 +87,7 @@ def train_encoder(
         "run.backbone": str(make_backbone(folder.parent / "backbone")),
         "run.output": str(folder),
         "trainer.max_steps": str(steps),
+        "trainer.use_cpu": str(not torch.cuda.is_available()).lower(),  # bfloat16 asks for one or the other
         **{name.replace("__", "."): text for name, text in more.items()},
     }
     fit(load_settings(preset, [SETTINGS], flags))

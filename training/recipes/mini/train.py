@@ -23,7 +23,7 @@ from .table import captions as wordings_of
 from .table import concepts as read_table
 
 PARTS = ("autoencoder", "teacher", "unet", "encoder", "heard", "classifier")
-STEPS = {"autoencoder": 2400, "teacher": 500, "unet": 4500, "encoder": 3200, "heard": 1200, "classifier": 2500}
+STEPS = {"autoencoder": 2400, "teacher": 500, "unet": 5000, "encoder": 2400, "heard": 1200, "classifier": 2500}
 STYLES = ("noto", "fluent-emoji", "fluent-emoji-flat", "noto-v1", "emojione", "fxemoji")
 """What the UNet draws; the first is drawn where no style is named."""
 _STYLE_NAMES = ("noto", "glossy", "flat", "old noto", "emojione", "firefox")
