@@ -32,8 +32,9 @@ def train_autoencoder(pictures: Pictures, folder: Path, *, steps: int, batch_siz
     """Train on the pictures that are drawn from, single and in pairs; a diffusers `AutoencoderKL`.
 
     L1 of the pixels and of their differences to their neighbours (edges), squared error of small fields (colour), and a
-    slight pull to unit Gaussians; the decoder sees the latents with noise on them. At the end the latents are shifted and scaled, within the weights, to
-    mean 0 and deviation 1 per channel over the pictures, once the pipeline has multiplied them by `scaling_factor`.
+    slight pull to unit Gaussians; the decoder sees the latents with noise on them. At the end the latents are shifted
+    and scaled, within the weights, to mean 0 and deviation 1 per channel over the pictures, once the pipeline has
+    multiplied them by `scaling_factor`.
     """
     from diffusers import AutoencoderKL
 

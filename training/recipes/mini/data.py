@@ -20,7 +20,7 @@ from .packages import Packages, safe_name
 from .sampled import SAMPLED
 from .soundfonts import SOUNDFONTS
 from .sounds import SoundWriter, generated, licence_of, read_jsonl, recorded, rendered, sampled, strung, write_jsonl
-from .table import SPLITS, captions, concepts, recordings, split_of
+from .table import NOT_TRAINED_ON, SPLITS, captions, concepts, recordings, split_of
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,8 @@ def settled(rows: list[dict], table: dict[str, dict], listed: dict[str, dict]) -
     """The rows with their captions, splits and licences from the tables; rows of dropped concepts are left out.
 
     Where a concept names no source for validation, about a tenth of its recordings and rendered phrases go there.
-    They are of sources that are trained on: good for choosing checkpoints, not for judging.
+    They are of sources that are trained on: good for choosing checkpoints, not for judging. What may not be trained on
+    is left out.
     """
     full = []
     for row in rows:
@@ -87,7 +88,9 @@ def settled(rows: list[dict], table: dict[str, dict], listed: dict[str, dict]) -
         fixed = {"audio": row["audio"], "caption": captions(row["concept"], entry), "split": split}
         if row["source"] in listed:
             fixed["licence"] = licence_of(listed[row["source"]], row["file"])
-        full.append(fixed | row)
+        whole = fixed | row
+        if split != "train" or whole["licence"] not in NOT_TRAINED_ON:
+            full.append(whole)
     return full
 
 

@@ -8,6 +8,8 @@ import yaml
 
 HERE = Path(__file__).parent
 SPLITS = ("train", "valid", "test")
+NOT_TRAINED_ON = {"GPL-2.0", "GFDL-1.3", "Artistic-1.0"}
+"""Licences that do not go together with the weights' GPL-3.0-or-later, unlike the other ones of our sources."""
 
 
 def concepts() -> dict[str, dict]:
