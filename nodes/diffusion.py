@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
+import comfy.taesd.taesd
 import comfy.utils
 import torch
 
@@ -19,7 +20,6 @@ PREDICTIONS = {
     "epsilon": comfy.model_base.ModelType.EPS,
     "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
 }
-_SCALING = comfy.supported_models.SD15.latent_format().scale_factor
 _NO_MIDDLE = -2  # ComfyUI's transformer_depth_middle of a UNet without a middle block
 
 
@@ -82,28 +82,27 @@ def unet_config(unet: Any) -> dict[str, Any]:
 
 
 def to_vae(autoencoder: Any) -> Any:
-    """VAE of an `AutoencoderKL` of four levels, any width.
+    """VAE of an `AutoencoderTiny` with TAESD's layers, as wide as they are or narrower.
+
+    Narrower layers get channels of zeros: without normalisation they change nothing.
 
     Raises:
-        ValueError: latents of another scale than Stable Diffusion 1.x's, which ComfyUI takes for granted.
+        ValueError: other layers than TAESD's, or wider ones.
     """
-    c = autoencoder.config
-    if c.scaling_factor != _SCALING:
-        raise ValueError(f"the autoencoder's scaling factor is {c.scaling_factor}, not Stable Diffusion's {_SCALING}")
-    first = c.block_out_channels[0]
-    shape = {
-        "double_z": True,
-        "z_channels": c.latent_channels,
-        "resolution": 256,
-        "in_channels": c.in_channels,
-        "out_ch": c.out_channels,
-        "ch": first,
-        "ch_mult": [channels // first for channels in c.block_out_channels],
-        "num_res_blocks": c.layers_per_block,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    weights = {name: tensor.to(torch.float32) for name, tensor in autoencoder.state_dict().items()}
-    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": shape, "embed_dim": c.latent_channels}})
+    weights = {}
+    for name, tensor in autoencoder.state_dict().items():
+        half, _, place, rest = name.split(".", 3)
+        # ComfyUI counts the decoder's clamp as a layer.
+        weights[f"taesd_{half}.{int(place) + (half == 'decoder')}.{rest}"] = tensor
+    ours = comfy.taesd.taesd.TAESD(latent_channels=autoencoder.config.latent_channels).state_dict()
+    full = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in ours.items()}
+    full["vae_scale"] = torch.tensor(comfy.supported_models.SD15.latent_format().scale_factor)
+    for name, tensor in weights.items():
+        if name not in full or any(n > most for n, most in zip(tensor.shape, full[name].shape, strict=True)):
+            raise ValueError(f"{name} of the autoencoder does not fit into TAESD, the one small autoencoder of ComfyUI")
+        full[name][tuple(slice(n) for n in tensor.shape)] = tensor
+    if missing := sorted(set(full) - set(weights) - {"vae_scale", "vae_shift"}):
+        raise ValueError(f"the autoencoder has no {missing[0]}: its layers are not TAESD's")
+    vae = comfy.sd.VAE(sd=full)
     vae.throw_exception_if_invalid()
     return vae

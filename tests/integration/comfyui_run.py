@@ -151,9 +151,9 @@ def mini():
     noise = torch.randn(1, 4, size, size, generator=torch.manual_seed(seed))
     with torch.no_grad():
         unet_difference = model.model.diffusion_model(x, t, context=context) - diffusion.unet(x, t, context).sample
-        means = diffusion.vae.encode(pixels * 2 - 1).latent_dist.mean
+        means = diffusion.vae.encode(pixels * 2 - 1).latents
         scaled = model.model.latent_format.process_in(vae.encode(pixels.movedim(1, -1)))
-        decoded = diffusion.vae.decode(latents).sample.clamp(-1, 1) / 2 + 0.5
+        decoded = diffusion.vae.decode(latents / diffusion.vae.config.scaling_factor).sample.clamp(-1, 1) / 2 + 0.5
         from diffusers import EulerDiscreteScheduler
 
         diffusion.scheduler = EulerDiscreteScheduler.from_config(diffusion.scheduler.config)
@@ -164,7 +164,10 @@ def mini():
     seen["mini"] = {
         "unet_difference": unet_difference.abs().max().item(),
         "encode_difference": (scaled - means * diffusion.vae.config.scaling_factor).abs().max().item(),
-        "decode_difference": (vae.decode(latents).movedim(-1, 1) - decoded).abs().max().item(),
+        "decode_difference": (vae.decode(model.model.latent_format.process_out(latents)).movedim(-1, 1) - decoded)
+        .abs()
+        .max()
+        .item(),
         "picture_difference": (theirs.movedim(-1, 1) - ours).abs().mean().item(),
         "picture_contrast": ours.std().item(),
     }

@@ -45,7 +45,7 @@ Prompts = Callable[[list[tuple[str, list[int], int]], torch.Generator], Tensor]
 @torch.no_grad()
 def encode_pictures(autoencoder: Any, pictures: Tensor) -> Tensor:
     """Latents of mean 0 and deviation 1: [N, 3, 128, 128] -> [N, 4, 16, 16]."""
-    means = [autoencoder.encode(part).latent_dist.mean for part in pictures.split(32)]
+    means = [autoencoder.encode(part).latents for part in pictures.split(32)]
     return torch.cat(means) * autoencoder.config.scaling_factor
 
 

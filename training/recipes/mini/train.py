@@ -23,7 +23,7 @@ from .table import captions as wordings_of
 from .table import concepts as read_table
 
 PARTS = ("autoencoder", "teacher", "unet", "encoder", "heard", "classifier")
-STEPS = {"autoencoder": 2400, "teacher": 500, "unet": 5000, "encoder": 2400, "heard": 1200, "classifier": 2500}
+STEPS = {"autoencoder": 2000, "teacher": 500, "unet": 5000, "encoder": 2400, "heard": 1200, "classifier": 2500}
 STYLES = ("noto", "fluent-emoji", "fluent-emoji-flat", "noto-v1", "emojione", "fxemoji")
 """What the UNet draws; the first is drawn where no style is named."""
 _STYLE_NAMES = ("noto", "glossy", "flat", "old noto", "emojione", "firefox")
@@ -51,7 +51,7 @@ class Recipe:
 
     @cached_property
     def autoencoder(self):
-        """The trained diffusers `AutoencoderKL`."""
+        """The trained diffusers `AutoencoderTiny`."""
         drawn = self.pictures.where(roles=["draw"])
         return autoencoder.train_autoencoder(drawn, self.output / "autoencoder", steps=self.steps("autoencoder"))
 
