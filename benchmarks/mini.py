@@ -32,6 +32,7 @@ from training.recipes.mini.train import Recipe  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "mini.json"
 PICTURES = 4  # of each text
+LEAST = 8  # held-out clips of a concept: the figures of those with fewer are shown, and are in no mean
 
 
 def as_tensor(images: list) -> torch.Tensor:
@@ -157,12 +158,14 @@ def main() -> None:
     clips = held_out(args.data, recipe, most=args.most)
     texts = draw_texts(pipe, recipe, classifier)
     told = hear_and_draw(pipe, recipe, classifier, clips)
-    ranks, drawn = told["ranks"], told["drawn"]
+    judged = [c for c in recipe.concepts if len(told["ranks"].get(c, ())) >= min(LEAST, args.most or LEAST)]
+    ranks, drawn = ({c: told[name][c] for c in judged} for name in ("ranks", "drawn"))
     right = [d for c in ranks for r, d in zip(ranks[c], drawn[c], strict=True) if r == 0]
     size = sum(file.stat().st_size for file in mini.FOLDER.rglob("*") if file.is_file() and file.suffix != ".py")
     figures = {
         "concepts": len(recipe.concepts),
-        "clips": len(clips),
+        "judged_concepts": len(judged),
+        "judged_clips": sum(map(len, ranks.values())),
         "classifier_unseen_style": judge_classifier(recipe, classifier),
         "text_to_picture": macro(texts),
         "sound_to_concept_top1": macro({c: [float(r == 0) for r in v] for c, v in ranks.items()}),
@@ -174,10 +177,11 @@ def main() -> None:
     }
     print(f"{'concept':14} clips  heard  top 5  drawn   text")
     for concept in recipe.concepts:
-        r, d = ranks.get(concept, []), drawn.get(concept, [])
+        r, d = told["ranks"].get(concept, []), told["drawn"].get(concept, [])
         if r:
             line = (np.mean([x == 0 for x in r]), np.mean([x < 5 for x in r]), np.mean(d), np.mean(texts[concept]))
-            print(f"{concept:14} {len(r):5}  " + "  ".join(f"{value:5.0%}" for value in line))
+            few = "" if concept in judged else "  (too few to judge)"
+            print(f"{concept:14} {len(r):5}  " + "  ".join(f"{value:5.0%}" for value in line) + few)
     for name, value in figures.items():
         print(f"{name:30} {value:.3f}" if isinstance(value, float) else f"{name:30} {value}")
     args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

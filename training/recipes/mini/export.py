@@ -39,7 +39,14 @@ def export(pipeline: Any, encoder: AudioEncoder, captions: list[str], folder: Pa
     """
     with whole_folder(folder / "diffusion", replace=True) as partial:
         pipeline.to(torch.float16).save_pretrained(partial, safe_serialization=True)
+        _without(partial / "vae" / "config.json", "block_out_channels")  # diffusers warns of it and sets it itself
     with whole_folder(folder / "encoder", replace=True) as partial:
         encoder.to(torch.float16).save_pretrained(partial)
     (folder / "captions.json").write_text(json.dumps(captions, indent=0) + "\n", encoding="utf-8")
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _without(file: Path, key: str) -> None:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop(key, None)
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

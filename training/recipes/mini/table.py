@@ -22,15 +22,16 @@ def recordings() -> dict[str, dict]:
     return yaml.safe_load((HERE / "recordings.yaml").read_text(encoding="utf-8"))
 
 
-def captions(concept: str, entry: dict) -> list[str]:
-    """The captions of a concept: its name in four wordings, then its own.
+def plain_name(concept: str, entry: dict) -> str:
+    """What a concept is called in one word or two: "a piano", "rain"."""
+    article = entry.get("plain", "an" if concept[0] in "aeiou" else "a")
+    return f"{article} {concept}".strip()
 
-    The name is the concept's, or `name` where that reads better ("church organ").
-    """
-    name = entry.get("name", concept)
-    plain = entry.get("plain", "an" if name[0] in "aeiou" else "a")
-    noun = f"{plain} {name}".strip()
-    return list(dict.fromkeys([name, noun, f"the sound of {noun}", f"{noun} can be heard", *entry.get("says", ())]))
+
+def captions(concept: str, entry: dict) -> list[str]:
+    """The captions of a concept: its name in four wordings, then its own."""
+    noun = plain_name(concept, entry)
+    return list(dict.fromkeys([concept, noun, f"the sound of {noun}", f"{noun} can be heard", *entry.get("says", ())]))
 
 
 def split_of(entry: dict, source: str) -> str:

@@ -21,6 +21,7 @@ from .captions import Captions
 from .images import Pictures, load_pictures
 from .table import captions as wordings_of
 from .table import concepts as read_table
+from .table import plain_name
 
 PARTS = ("autoencoder", "teacher", "unet", "encoder", "heard", "classifier")
 STEPS = {"autoencoder": 2000, "teacher": 500, "unet": 5000, "encoder": 2400, "heard": 1200, "classifier": 2500}
@@ -42,7 +43,7 @@ class Recipe:
         self.captions = Captions(
             self.concepts, [wordings_of(name, self.table[name]) for name in self.concepts], list(_STYLE_NAMES)
         )
-        self.names = {name: wordings_of(name, self.table[name])[1] for name in self.concepts}
+        self.names = {name: plain_name(name, self.table[name]) for name in self.concepts}
         self.grid = _grid(drawn, self.concepts)
 
     def steps(self, part: str) -> int:
