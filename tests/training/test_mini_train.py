@@ -31,16 +31,20 @@ def data(tmp_path_factory):
             ImageDraw.Draw(image).ellipse((20, 20, 80 + 4 * number, 80 + 4 * number), fill=colour)
             image.save(folder / f"{concept}-{style}.png")
             row = {"picture": f"{concept}-{style}.png", "concept": concept, "style": style, "role": role}
-            pictures.append(row)
+            pictures.append(row | {"package": f"@icons/{style}", "version": "1.0", "licence": "MIT"})
     write_jsonl(folder / "pictures.jsonl", pictures)
+    every = []
     for split in ("train", "valid", "test"):
         rows = []
         for number in range(4):
             for concept, sound in zip(CONCEPTS, (sine(1.0), sine(1.0, freq=90.0), noise(1.0)), strict=True):
                 name = f"{split}-{concept}-{number}.wav"
                 write_audio(folder / name, sound, 16_000)
-                rows.append({"audio": name, "concept": concept})
+                row = {"audio": name, "concept": concept, "split": split}
+                rows.append(row | {"package": f"{split}-sounds", "version": "2.0", "licence": "CC0-1.0"})
         write_jsonl(folder / f"{split}.jsonl", rows)
+        every += rows
+    write_jsonl(folder / "sounds.jsonl", every)
     return folder
 
 
@@ -53,6 +57,9 @@ def test_one_command_trains_every_part_and_its_export_hears_and_draws(data, tmp_
     assert train.main(line) == 0
     names = json.loads((shipped / "captions.json").read_text())
     assert names == ["a piano", "a dog", "rain"]
+    sources = (shipped / "SOURCES.md").read_text()
+    assert "| train-sounds | 2.0 | CC0-1.0 | 12 |" in sources and "| @icons/noto | 1.0 | MIT | 3 |" in sources
+    assert "test-sounds" not in sources and "openmoji" not in sources
     assert AudioEncoder.from_pretrained(shipped / "encoder").config.target == "mini"
     pipe = AudioToImagePipeline.from_pretrained(shipped / "encoder", shipped / "diffusion", device="cpu")
     heard = pipe.encode(str(data / "test-dog-0.wav"))

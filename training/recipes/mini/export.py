@@ -31,8 +31,8 @@ def make_pipeline(autoencoder: Any, teacher: tuple[Any, Any], unet: Any) -> Any:
     )
 
 
-def export(pipeline: Any, encoder: AudioEncoder, captions: list[str], folder: Path) -> int:
-    """Write the shipped folder's weights and captions; its texts (README, LICENSE) are written by hand.
+def export(pipeline: Any, encoder: AudioEncoder, captions: list[str], credits: str, folder: Path) -> int:
+    """Write the shipped folder's weights, captions and SOURCES.md; README and licences are written by hand.
 
     Returns:
         Bytes of all files.
@@ -43,6 +43,7 @@ def export(pipeline: Any, encoder: AudioEncoder, captions: list[str], folder: Pa
     with whole_folder(folder / "encoder", replace=True) as partial:
         encoder.to(torch.float16).save_pretrained(partial)
     (folder / "captions.json").write_text(json.dumps(captions, indent=0) + "\n", encoding="utf-8")
+    (folder / "SOURCES.md").write_text(credits, encoding="utf-8")
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

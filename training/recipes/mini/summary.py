@@ -30,6 +30,25 @@ def table(sounds: list[dict], pictures: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def credits(sounds: list[dict], pictures: list[dict]) -> str:
+    """Markdown: the packages whose sounds and pictures were trained on, with version, licence and number."""
+    heard = [row for row in sounds if row["split"] == "train"]
+    drawn = [row for row in pictures if row["role"] == "draw"]
+    parts = [
+        "# What mini was trained on",
+        "Packages of Debian and npm (those with an @ or `tonejs`), which name the authors in their own copyright files."
+        " `synthesis` and `espeak-ng` are sounds that the recipe makes itself.",
+    ]
+    for title, rows in (("Sounds: the audio encoder", heard), ("Pictures: all else", drawn)):
+        groups: dict[tuple[str, str, str], int] = defaultdict(int)
+        for row in rows:
+            groups[row["package"], row["version"], row["licence"]] += 1
+        lines = ["| package | version | licence | number |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(key)} | {count} |" for key, count in sorted(groups.items())]
+        parts += [f"## {title}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
 def _sources(rows: list[dict]) -> int:
     return len({row["source"] for row in rows})
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ...teacher import Teacher
-from . import autoencoder, classifier, diffusion, export, hearing, teacher
+from . import autoencoder, classifier, diffusion, export, hearing, summary, teacher
 from .captions import Captions
 from .images import Pictures, load_pictures
+from .sounds import read_jsonl
 from .table import captions as wordings_of
 from .table import concepts as read_table
 from .table import plain_name
@@ -175,7 +176,9 @@ def main(argv: list[str] | None = None) -> int:
         getattr(recipe, part)
     if options.export:
         pipeline = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.heard)
-        size = export.export(pipeline, recipe.encoder, [recipe.names[name] for name in recipe.concepts], options.export)
+        names = [recipe.names[name] for name in recipe.concepts]
+        sources = summary.credits(*(read_jsonl(options.data / f"{kind}.jsonl") for kind in ("sounds", "pictures")))
+        size = export.export(pipeline, recipe.encoder, names, sources, options.export)
         print(f"{options.export}: {size / 1e6:.1f} MB")
     return 0
 
