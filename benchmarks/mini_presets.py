@@ -1,0 +1,72 @@
+"""Pictures of sounds that nobody trained on, with the losses of preset `seed` and with those of `default`.
+
+    python benchmarks/mini_presets.py --data DATA --run RUN
+
+DATA and RUN as for `mini.py`. Two audio encoders of `mini`'s size are trained by the recipe's own settings, equal in
+encoder, data, augmentation, steps and rate; only the losses are those of the presets. Both draw with the UNet that has
+seen text alone (the shipped one has learned from the shipped encoder besides), and the recipe's classifier judges.
+Writes `benchmarks/results/mini_presets.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from audio2img_core import AudioToImagePipeline, mini  # noqa: E402
+from audio2img_core.pipeline import Sampler  # noqa: E402
+from benchmarks.mini import LEAST, hear_and_draw, held_out, macro  # noqa: E402
+from training.recipes.mini import export, hearing  # noqa: E402
+from training.recipes.mini.train import Recipe  # noqa: E402
+
+PRESETS = ("seed", "default")
+EQUAL = {  # what the presets say beside their losses
+    "window__normalize": "window",
+    "window__pad_value": "0.0",
+    "data__random_crop": "true",
+    "trainer__gradient_accumulation_steps": "1",
+    "trainer__gradient_checkpointing": "false",
+    "trainer__lr_scheduler_type": "cosine",
+    "trainer__load_best_model_at_end": "false",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=800, help="of each encoder (default: %(default)s)")
+    parser.add_argument("--most", type=int, default=8, help="held-out clips of a concept (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mini_presets.json")
+    args = parser.parse_args()
+    recipe = Recipe(args.data, args.run)
+    manifests = hearing.write_manifests(args.data, args.run / "manifests", recipe.names)
+    clips = held_out(args.data, recipe, most=args.most)
+    diffusion = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.unet)
+    figures = {"steps": args.steps, "clips": len(clips)}
+    for preset in PRESETS:
+        folder = args.run / "presets" / f"{preset}-{args.steps}"
+        encoder = hearing.train_encoder(
+            manifests, args.run / "diffusion", folder, steps=args.steps, preset=preset, **EQUAL
+        )
+        pipe = AudioToImagePipeline(encoder, diffusion)
+        pipe.defaults = Sampler(*mini.SAMPLER)
+        told = hear_and_draw(pipe, recipe, recipe.classifier, clips)
+        judged = [concept for concept, ranks in told["ranks"].items() if len(ranks) >= min(LEAST, args.most)]
+        figures[preset] = {
+            "sound_to_concept_top1": macro({c: [float(r == 0) for r in told["ranks"][c]] for c in judged}),
+            "sound_to_picture": macro({c: told["drawn"][c] for c in judged}),
+        }
+        print(preset, figures[preset], flush=True)
+    figures["ratio"] = figures["default"]["sound_to_picture"] / max(figures["seed"]["sound_to_picture"], 1e-9)
+    print(f"default / seed: {figures['ratio']:.2f}")
+    args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
