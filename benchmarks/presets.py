@@ -9,10 +9,11 @@ on two quiet cores.
 
 Equal for both: the encoder, a small Wav2Vec2-BERT with the same random weights and the convolutional head, the data,
 the number of steps, the clips of a step, the peak learning rate and its warm-up (a preset's own are for a pretrained
-backbone and thousands of steps). What differs is the rest of the presets: the losses, and gain and crops. "default,
-queries" is `default` with the head of its own, 256 wide (not 512) and so about as large. Of a preset's own settings
-these are changed:
+backbone and thousands of steps). What differs is the rest of the presets: the losses above all, then gain and crops, the
+schedule of rates, weight decay, and how the window is normalised and filled. "default, queries" is `default` with the
+head of its own, 256 wide (not 512) and so about as large. Of a preset's own settings these are changed:
 
+- the target is `mini` for both (not `sd21`): the teacher is a small one;
 - clips of a step: 8 x 4 with micro-batches of 8 for `seed` (not 8 x 16), 32 x 1 for `default` (not 64);
 - the window of `default` is the 3.75 s of `seed` (not 10 s): the clips are hardly longer;
 - the last weights are judged, not the best of several evaluations on the way;
