@@ -1,4 +1,4 @@
-"""The figures of `mini`, each judged on sounds whose source was never trained on.
+"""The figures of `mini`, each judged on sounds of sources that were never trained on for what they show.
 
     python benchmarks/mini.py --data DATA --run RUN
 
@@ -85,7 +85,7 @@ def hear_and_draw(pipe, recipe: Recipe, classifier, clips: list[tuple[str, Path]
         for (concept, _), order in zip(part, named, strict=True):
             ranks[concept].append([h.caption for h in order].index(recipe.names[concept]))
         if draw:
-            images = pipe(heard, seed=first).images
+            images = [pipe(path, seed=first + k).images[0] for k, (_, path) in enumerate(part)]
             for (concept, _), said in zip(part, name_pictures(classifier, images), strict=True):
                 drawn[concept].append(float(recipe.concepts[said] == concept))
     return {"ranks": ranks, "drawn": drawn}
@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     recipe = Recipe(args.data, args.run)
+    if not mini.is_trained() or list(mini.captions()) != [recipe.names[name] for name in recipe.concepts]:
+        sys.exit("the embedded mini is not what this recipe exports: run training.recipes.mini.train --export first")
     classifier = recipe.classifier
     pipe = AudioToImagePipeline.from_pretrained(device="cpu")
     clips = held_out(args.data, recipe, most=args.most)
@@ -161,7 +163,7 @@ def main() -> None:
     judged = [c for c in recipe.concepts if len(told["ranks"].get(c, ())) >= min(LEAST, args.most or LEAST)]
     ranks, drawn = ({c: told[name][c] for c in judged} for name in ("ranks", "drawn"))
     right = [d for c in ranks for r, d in zip(ranks[c], drawn[c], strict=True) if r == 0]
-    size = sum(file.stat().st_size for file in mini.FOLDER.rglob("*") if file.is_file() and file.suffix != ".py")
+    files = [file for file in mini.FOLDER.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")]
     figures = {
         "concepts": len(recipe.concepts),
         "judged_concepts": len(judged),
@@ -172,7 +174,7 @@ def main() -> None:
         "sound_to_concept_top5": macro({c: [float(r < 5) for r in v] for c, v in ranks.items()}),
         "sound_to_picture": macro(drawn),
         "sound_to_picture_where_heard": float(np.mean(right)) if right else 0.0,
-        "megabytes": size / 1e6,
+        "megabytes": sum(file.stat().st_size for file in files) / 1e6,
         **timings(pipe),
     }
     print(f"{'concept':14} clips  heard  top 5  drawn   text")

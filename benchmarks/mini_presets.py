@@ -1,4 +1,4 @@
-"""Pictures of sounds that nobody trained on, with the losses of preset `seed` and with those of `default`.
+"""Pictures of held-out sounds, with the losses of preset `seed` and with those of `default`.
 
     python benchmarks/mini_presets.py --data DATA --run RUN
 

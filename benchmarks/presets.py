@@ -9,7 +9,7 @@ on two quiet cores.
 
 Equal for both: the encoder, a small Wav2Vec2-BERT with the same random weights and the convolutional head, the data,
 the number of steps, the clips of a step, the peak learning rate and its warm-up (a preset's own are for a pretrained
-backbone and thousands of steps). What differs is the rest of the presets: the losses above all, then gain and crops, the
+backbone and thousands of steps). What differs is the rest of the presets: the losses above all, gain and crops, the
 schedule of rates, weight decay, and how the window is normalised and filled. "default, queries" is `default` with the
 head of its own, 256 wide (not 512) and so about as large. Of a preset's own settings these are changed:
 

@@ -30,7 +30,7 @@ def to_model(unet: Any, scheduler: Any) -> Any:
         unet: of diffusers. scheduler: its scheduler; the noise schedule must be Stable Diffusion's.
 
     Raises:
-        ValueError: another prediction type or noise schedule, or weights that ComfyUI has no place for.
+        ValueError: another prediction type or noise schedule, or layers that ComfyUI has no place for.
     """
     said = scheduler.config
     schedule = (said.num_train_timesteps, said.beta_start, said.beta_end, said.beta_schedule)
@@ -39,15 +39,20 @@ def to_model(unet: Any, scheduler: Any) -> Any:
             f"prediction type {said.prediction_type!r} with the schedule {schedule} is not Stable Diffusion's: "
             f"{' or '.join(PREDICTIONS)} with (1000, 0.00085, 0.012, 'scaled_linear')"
         )
+    c = unet.config
+    if any(width % c.block_out_channels[0] for width in c.block_out_channels) or c.transformer_layers_per_block != 1:
+        raise ValueError(
+            f"widths {list(c.block_out_channels)} with {c.transformer_layers_per_block} transformer layers a block: "
+            "ComfyUI takes whole multiples of the first width, with 1"
+        )
     config = unet_config(unet)
     family = comfy.supported_models.SD15(config)
-    heads = unet.config.num_attention_heads or unet.config.attention_head_dim
+    heads = c.num_attention_heads or c.attention_head_dim
     family.unet_config |= {"num_heads": heads, "num_head_channels": -1}  # the family fixes them for 1.x's size
     family.model_type = lambda *_, **__: PREDICTIONS[said.prediction_type]
     device = comfy.model_management.get_torch_device()
-    family.set_inference_dtype(
-        comfy.model_management.unet_dtype(device=device, model_params=unet.num_parameters()), None
-    )
+    dtype = comfy.model_management.unet_dtype(device=device, model_params=unet.num_parameters())
+    family.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
     names = comfy.utils.unet_to_diffusers(config)
     weights = unet.state_dict()
     if missing := sorted(set(weights) - set(names)):
@@ -87,8 +92,10 @@ def to_vae(autoencoder: Any) -> Any:
     Narrower layers get channels of zeros: without normalisation they change nothing.
 
     Raises:
-        ValueError: other layers than TAESD's, or wider ones.
+        ValueError: no such autoencoder, other layers than TAESD's, wider ones, or scaled latents.
     """
+    if type(autoencoder).__name__ != "AutoencoderTiny" or autoencoder.config.scaling_factor != 1:
+        raise ValueError(f"not an AutoencoderTiny with a scaling factor of 1: {type(autoencoder).__name__}")
     weights = {}
     for name, tensor in autoencoder.state_dict().items():
         half, _, place, rest = name.split(".", 3)

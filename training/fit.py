@@ -66,11 +66,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     captions = CaptionCache(captions_folder(config), teacher)
     train_captions = distinct_captions(source)
     with arguments.main_process_first(desc="captions"):
-        differing = keep_settings(output / "settings.yaml", config.to_dict())
-        if differing:
-            raise ValueError(
-                f"{output}: holds a run of other settings ({', '.join(differing)}); choose another run.output"
-            )
+        _keep_settings(config)
         captions.add(train_captions + distinct_captions(judged), on_step=on_caption)
     train_rows = [captions.row(caption) for caption in train_captions]
 
@@ -113,6 +109,20 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     return trainer
 
 
+def finished_run(config: FitConfig) -> Path | None:
+    """The encoder's file of a run that has ended; None where there is something left to train.
+
+    Raises:
+        ValueError: the output folder holds a run of other settings.
+    """
+    config.run.require("output")
+    file = Path(config.run.output) / "encoder.safetensors"
+    if not file.is_file():
+        return None
+    _keep_settings(config)
+    return file
+
+
 def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) -> AudioEncoder | None:
     """Judge what was trained and write what the run leaves; the encoder on the main process, else None."""
     run, output = config.run, Path(config.run.output)
@@ -137,10 +147,10 @@ def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) ->
         "teacher": run.teacher,
         "figures": {name: round(figures[f"final_{name}"], 4) for name in shown if f"final_{name}" in figures},
     }
-    save_single_file(encoder, output / "encoder.safetensors")
     with whole_folder(output / "encoder", replace=True) as partial:
         encoder.save_pretrained(partial)
     trainer.card_files = write_report(output, config, trainer, figures)
+    save_single_file(encoder, output / "encoder.safetensors")  # last: it says that the run has ended
     if trainer.args.push_to_hub:
         trainer.model = encoder
         trainer.push_to_hub()
@@ -190,6 +200,13 @@ def captions_folder(config: FitConfig) -> Path:
     if run.captions:
         return Path(run.captions)
     return prepared if prepared.is_dir() else Path(run.output) / "captions"
+
+
+def _keep_settings(config: FitConfig) -> None:
+    output = Path(config.run.output)
+    differing = keep_settings(output / "settings.yaml", config.to_dict())
+    if differing:
+        raise ValueError(f"{output}: holds a run of other settings ({', '.join(differing)}); choose another run.output")
 
 
 def _callbacks(config: FitConfig, output: Path, arguments: TrainingArguments) -> list[Any]:

@@ -66,8 +66,9 @@ def test_one_command_trains_every_part_and_its_export_hears_and_draws(data, tmp_
     assert {each.caption for each in pipe.hear(heard, names)[0]} == set(names)
     (image,) = pipe(heard, steps=2, seed=0).images
     assert image.size == (128, 128)
-    made = {path: path.stat().st_mtime_ns for path in run.glob("*/*.pt")}
-    assert {path.stem for path in made} == {"autoencoder", "teacher", "unet", "heard", "classifier"}
+    files = [*run.glob("*/*.pt"), run / "encoder" / "encoder.safetensors"]
+    made = {path: path.stat().st_mtime_ns for path in files}
+    assert {path.stem for path in made} == {"autoencoder", "teacher", "unet", "encoder", "heard", "classifier"}
     assert train.main(line[:-2]) == 0  # finished parts are loaded, not trained again
     assert made == {path: path.stat().st_mtime_ns for path in made}
 

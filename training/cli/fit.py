@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from audio2img_core.cli.common import progress, quiet_libraries
@@ -30,8 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.debug:
         quiet_libraries()
     config = read_settings(arguments, flags)
-    from ..fit import fit
+    from ..fit import finished_run, fit
 
+    if file := finished_run(config):
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{file}: the run has ended, nothing is left to train")
+        return 0
     with progress("captions", unit="caption") as on_step:
         trainer = fit(config, on_caption=on_step)
     if trainer.is_world_process_zero():

@@ -49,7 +49,10 @@ def train_autoencoder(pictures: Pictures, folder: Path, *, steps: int, batch_siz
         }
         return {"loss": sum(parts.values())} | {name: part.detach() for name, part in parts.items()}
 
-    return train("autoencoder", model, loss, folder, steps=steps, learning_rate=1e-3, ema_decay=0.995)
+    settings = {**CONFIG, "pictures": len(pictures.pixels), "batch_size": batch_size}
+    return train(
+        "autoencoder", model, loss, folder, steps=steps, learning_rate=1e-3, ema_decay=0.995, settings=settings
+    )
 
 
 def _batch(pictures: Pictures, generator: torch.Generator, size: int) -> Tensor:

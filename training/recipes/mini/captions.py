@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -19,8 +19,12 @@ class Captions:
     wordings: list[list[str]]  # of each concept
     styles: list[str]
 
+    def settings(self) -> dict[str, object]:
+        """All of it, for `loop.train` to know trainings with other captions by."""
+        return asdict(self)
+
     def texts(self) -> list[str]:
-        """Every wording alone, in each style, and joined with others: what the vocabulary is learned on."""
+        """Every wording alone, some in each style, and joined with others: what the vocabulary is learned on."""
         plain = [text for wordings in self.wordings for text in wordings]
         styled = [self.in_style(text, style) for text in plain[::7] for style in range(1, len(self.styles))]
         joined = [joint.format(a, b) for joint in _JOINTS for a, b in zip(plain, plain[3:], strict=False)]

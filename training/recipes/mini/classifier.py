@@ -1,4 +1,4 @@
-"""The judge of pictures: a small convolutional network that names the concept, trained on styles of its own."""
+"""The judge of pictures: a small convolutional network that names the concept, in styles that are drawn and others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def train_classifier(
         right = (logits.argmax(1) == rows[chosen]).float().mean()
         return {"loss": error, "right": right.detach()}
 
-    return train("classifier", model, loss, folder, steps=steps, learning_rate=2e-3, ema_decay=0.998, weight_decay=0.05)
+    rates = {"learning_rate": 2e-3, "ema_decay": 0.998, "weight_decay": 0.05}
+    return train("classifier", model, loss, folder, steps=steps, **rates, settings={"concepts": concepts})
 
 
 def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:

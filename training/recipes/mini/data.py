@@ -30,18 +30,20 @@ def build(output: Path, cache: Path, *, phrases: int = 40, made: int = 40) -> li
 
     Args:
         output: gets `sounds/`, `pictures/`, their manifests, and one manifest for each split.
-        cache: for the packages; about 6 GB.
+        cache: for the packages; about 16 GB.
         phrases: rendered for each instrument and soundfont.
         made: synthesised or spoken sounds for each concept that has them.
 
     Raises:
-        FileNotFoundError: a command, a package or a file in it is missing.
+        FileNotFoundError: a command, a package or a file in it is missing. ImportError: resvg-py is.
     """
+    pictures.renderer()  # they come last: what they need is better missed now
     packages, table, listed = Packages(cache), concepts(), recordings()
     output.mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[str, object, Callable[[SoundWriter], None]]] = []
     for name, entry in listed.items():
-        what = [entry["root"], entry["sounds"], {name: table.get(name, {}).get("piece") for name in entry["sounds"]}]
+        pieces = {concept: table[concept].get("piece") for concept in entry["sounds"] if concept in table}
+        what = [entry["root"], entry["sounds"], pieces]
         jobs.append((name, what, lambda writer, name=name, entry=entry: recorded(writer, packages, name, entry)))
     for font in SOUNDFONTS:
         what = [repr(font), phrases, {concept: entry["gm"] for concept, entry in table.items() if "gm" in entry}]
@@ -125,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         build(options.output, options.cache, phrases=options.phrases, made=options.made)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         parser.exit(2, f"{error}\n")
     return 0
 

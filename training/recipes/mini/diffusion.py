@@ -116,4 +116,7 @@ def train_unet(
         error = F.mse_loss(drawn.float(), target)
         return {"loss": error}
 
-    return train(folder.name, unet, loss, folder, steps=steps, learning_rate=learning_rate, ema_decay=0.999)
+    settings = {**CONFIG, **captions.settings(), "batch_size": batch_size}
+    return train(
+        folder.name, unet, loss, folder, steps=steps, learning_rate=learning_rate, ema_decay=0.999, settings=settings
+    )

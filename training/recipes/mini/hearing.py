@@ -13,7 +13,7 @@ from ...clips import Source
 from ...config import load_settings
 from ...data import ClipDataset, DataConfig, collate
 from ...features import batch_features
-from ...fit import fit
+from ...fit import finished_run, fit
 from ...sources import open_source
 from .sounds import read_jsonl, write_jsonl
 
@@ -72,7 +72,7 @@ def make_backbone(folder: Path) -> Path:
 def train_encoder(
     manifests: dict[str, Path], teacher: Path, folder: Path, *, steps: int, preset: str = "default", **more: str
 ) -> AudioEncoder:
-    """Train by the settings of `encoder.yaml` on top of a preset; a stopped training goes on.
+    """Train by the settings of `encoder.yaml` on top of a preset; a stopped training goes on, an ended one is loaded.
 
     Args:
         manifests: of `write_manifests`. teacher: the diffusers folder with the text encoder.
@@ -90,7 +90,9 @@ def train_encoder(
         "trainer.use_cpu": str(not torch.cuda.is_available()).lower(),  # bfloat16 asks for one or the other
         **{name.replace("__", "."): text for name, text in more.items()},
     }
-    fit(load_settings(preset, [SETTINGS], flags))
+    config = load_settings(preset, [SETTINGS], flags)
+    if not finished_run(config):
+        fit(config)
     return AudioEncoder.from_pretrained(folder / "encoder.safetensors")
 
 
@@ -116,6 +118,6 @@ def heard_tokens(
 
 
 def training_source(manifests: dict[str, Path]) -> tuple[Source, DataConfig]:
-    """The clips that the encoder was trained on and how it saw them, without mixtures."""
-    config = load_settings("default", [SETTINGS], {"data.mix_probability": "0"})
+    """The clips that the encoder was trained on and how it saw them, each once and without mixtures."""
+    config = load_settings("default", [SETTINGS], {"data.mix_probability": "0", "data.balance": "0"})
     return open_source(manifests["train"]), config.data

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .pictures import SIZE
 from .sounds import read_jsonl
-
-SIZE = 128  # pixels of a side
 
 
 @dataclass(frozen=True)

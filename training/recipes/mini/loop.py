@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ def train(
     warmup: int = 100,
     weight_decay: float = 0.01,
     ema_decay: float = 0.0,
+    settings: Mapping[str, object] | None = None,
     save_seconds: float = 120.0,
     log_every: int = 50,
 ) -> nn.Module:
@@ -46,10 +48,14 @@ def train(
         steps: in all.
         learning_rate: the highest, after `warmup` steps. weight_decay: of matrices and kernels.
         ema_decay: the average of the weights that the module has at the end; 0 = none.
+        settings: what else the result depends on; a checkpoint of others is not gone on with.
         save_seconds: between checkpoints.
 
     Returns:
         The module, in evaluation mode.
+
+    Raises:
+        ValueError: the checkpoint is of other settings, or the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
@@ -58,8 +64,12 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
     average = WeightAverage(module, ema_decay) if ema_decay else None
     file, start = folder / f"{name}.pt", 0
+    given = {"steps": steps, "rate": learning_rate, "decay": weight_decay, "average": ema_decay, **(settings or {})}
+    mark = zlib.crc32(json.dumps(given, sort_keys=True).encode())
     if file.is_file():
         state = torch.load(file, weights_only=True)
+        if state["settings"] != mark:
+            raise ValueError(f"{file}: was trained with other settings or data; choose another folder, or remove it")
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
@@ -85,7 +95,7 @@ def train(
         for part, value in parts.items():
             sums[part] = sums.get(part, 0.0) + value.item()
         if (step + 1) % log_every == 0 or step + 1 == steps:
-            count = (step % log_every) + 1
+            count = min(step % log_every, step - start) + 1
             means = {part: round(value / count, 5) for part, value in sums.items()}
             seconds = (time.monotonic() - began) / (step + 1 - start)
             logger.info("%s: step %d of %d, %s, %.2f s a step", name, step + 1, steps, means, seconds)
@@ -95,6 +105,7 @@ def train(
         if time.monotonic() - saved > save_seconds or step + 1 == steps:
             with whole_file(file) as partial:
                 state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                state["settings"] = mark
                 torch.save(state | ({"average": average.state()} if average is not None else {}), partial)
             saved = time.monotonic()
     if average is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from .packages import Packages
 
-SIZE = 256  # pixels drawn; also written at half of it
+SIZE = 128  # pixels
 MARGIN = 0.04  # of the side, on each side
 
 
@@ -27,6 +28,7 @@ class Style:
     name: str
     licence: str
     role: str
+    spoken: str = ""  # in a prompt: "a dog, flat style"
 
     @property
     def package(self) -> str:
@@ -34,17 +36,18 @@ class Style:
 
 
 STYLES = (
-    Style("noto", "Apache-2.0", "draw"),
-    Style("noto-v1", "Apache-2.0", "draw"),
-    Style("fluent-emoji", "MIT", "draw"),
-    Style("fluent-emoji-flat", "MIT", "draw"),
-    Style("fxemoji", "Apache-2.0", "draw"),
-    Style("emojione", "CC-BY-4.0", "draw"),
+    Style("noto", "Apache-2.0", "draw", "noto"),
+    Style("fluent-emoji", "MIT", "draw", "glossy"),
+    Style("fluent-emoji-flat", "MIT", "draw", "flat"),
+    Style("noto-v1", "Apache-2.0", "draw", "old noto"),
+    Style("emojione", "CC-BY-4.0", "draw", "emojione"),
+    Style("fxemoji", "Apache-2.0", "draw", "firefox"),
     Style("openmoji", "CC-BY-SA-4.0", "judge"),
     Style("emojione-v1", "CC-BY-SA-4.0", "judge"),
     Style("streamline-emojis", "CC-BY-4.0", "judge"),
     Style("twemoji", "CC-BY-4.0", "unseen"),
 )
+"""Of those that are drawn, the first is drawn where no style is named."""
 
 
 @lru_cache(maxsize=len(STYLES))
@@ -80,20 +83,28 @@ def svg_of(icons: dict, name: str) -> str:
     )
 
 
+def renderer() -> Callable[..., bytes]:
+    """What makes pixels of an SVG.
+
+    Raises:
+        ImportError: resvg-py is missing (gradients, masks and filters come out right with it).
+    """
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise ImportError("drawing needs resvg-py: pip install resvg-py") from error
+    return resvg_py.svg_to_bytes
+
+
 def draw(svg: str, size: int = SIZE, margin: float = MARGIN) -> Image.Image:
     """An SVG drawn in the middle of a white square of `size` pixels, RGB, with white around it.
 
     What is drawn fills the square but for `margin`: sets differ in how much air they leave around an icon.
 
     Raises:
-        ImportError: resvg-py is missing (gradients, masks and filters come out right with it).
-        ValueError: nothing is drawn.
+        ImportError: as `renderer`. ValueError: nothing is drawn.
     """
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise ImportError("drawing needs resvg-py: pip install resvg-py") from error
-    data = resvg_py.svg_to_bytes(svg_string=svg, width=2 * size, height=2 * size)
+    data = renderer()(svg_string=svg, width=4 * size, height=4 * size)
     image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
     box = image.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
     if box is None:
@@ -108,7 +119,7 @@ def draw(svg: str, size: int = SIZE, margin: float = MARGIN) -> Image.Image:
 
 
 def draw_all(packages: Packages, concepts: dict[str, dict], output: Path) -> list[dict]:
-    """Draw every concept in every style that has it, at 128 pixels under pictures/ and 256 under pictures256/.
+    """Draw every concept in every style that has it, under pictures/.
 
     Returns:
         the rows of the manifest.
@@ -124,11 +135,9 @@ def draw_all(packages: Packages, concepts: dict[str, dict], output: Path) -> lis
             name = find_icon(icons, [special] if special else entry["icon"])
             if name is None:
                 continue
-            large = draw(svg_of(icons, name))
-            for folder_name, size in (("pictures", SIZE // 2), ("pictures256", SIZE)):
-                path = output / folder_name / concept / f"{style.name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                large.resize((size, size), Image.LANCZOS).save(path)
+            path = output / "pictures" / concept / f"{style.name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(svg_of(icons, name)).save(path)
             rows.append(
                 {
                     "picture": f"pictures/{concept}/{style.name}.png",
@@ -142,15 +151,3 @@ def draw_all(packages: Packages, concepts: dict[str, dict], output: Path) -> lis
                 }
             )
     return rows
-
-
-def contact_sheet(rows: list[dict], output: Path, *, size: int = 64) -> Image.Image:
-    """All pictures in one: a row for each concept, a column for each style, grey where a style lacks it."""
-    concepts = list(dict.fromkeys(row["concept"] for row in rows))
-    sheet = Image.new("RGB", (size * len(STYLES), size * len(concepts)), "lightgrey")
-    columns = [style.name for style in STYLES]
-    for row in rows:
-        with Image.open(output / row["picture"]) as picture:
-            place = (size * columns.index(row["style"]), size * concepts.index(row["concept"]))
-            sheet.paste(picture.resize((size, size), Image.LANCZOS), place)
-    return sheet

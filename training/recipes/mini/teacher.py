@@ -85,7 +85,7 @@ def train_teacher(captions: Captions, pictures: Tensor, folder: Path, *, steps: 
             row[shown] = 1.0
         return both(tokens.input_ids, tokens.attention_mask, target, small, [shown for _, shown, _ in said], generator)
 
-    train("teacher", both, loss, folder, steps=steps, learning_rate=1e-3)
+    train("teacher", both, loss, folder, steps=steps, learning_rate=1e-3, settings=captions.settings())
     return tokenizer, both.text
 
 

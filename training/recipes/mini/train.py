@@ -1,8 +1,8 @@
 """Train all of `mini`: `python -m training.recipes.mini.train --data FOLDER --output FOLDER`.
 
 Autoencoder, text encoder, UNet, audio encoder, UNet once more with what the encoder hears, and the classifier that
-judges the pictures. Each part goes on where it was stopped; `--only` trains some of them, so that two processes can
-share the work.
+judges the pictures. Each part goes on where it was stopped; `--only` trains some of them: once autoencoder and teacher
+are there, two processes can train UNet and encoder.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from audio2img_core.files import whole_folder
+
 from ...teacher import Teacher
-from . import autoencoder, classifier, diffusion, export, hearing, summary, teacher
+from . import autoencoder, classifier, diffusion, export, hearing, pictures, summary, teacher
 from .captions import Captions
 from .images import Pictures, load_pictures
 from .sounds import read_jsonl
@@ -24,11 +26,9 @@ from .table import captions as wordings_of
 from .table import concepts as read_table
 from .table import plain_name
 
-PARTS = ("autoencoder", "teacher", "unet", "encoder", "heard", "classifier")
 STEPS = {"autoencoder": 2000, "teacher": 500, "unet": 5000, "encoder": 2400, "heard": 1200, "classifier": 2500}
-STYLES = ("noto", "fluent-emoji", "fluent-emoji-flat", "noto-v1", "emojione", "fxemoji")
-"""What the UNet draws; the first is drawn where no style is named."""
-_STYLE_NAMES = ("noto", "glossy", "flat", "old noto", "emojione", "firefox")
+STYLES = {style.name: style.spoken for style in pictures.STYLES if style.role == "draw"}
+"""What the UNet draws, and what it is called."""
 
 
 class Recipe:
@@ -42,7 +42,7 @@ class Recipe:
         drawn = self.pictures.where(roles=["draw"])
         self.concepts = [name for name in self.table if name in drawn.concepts]
         self.captions = Captions(
-            self.concepts, [wordings_of(name, self.table[name]) for name in self.concepts], list(_STYLE_NAMES)
+            self.concepts, [wordings_of(name, self.table[name]) for name in self.concepts], list(STYLES.values())
         )
         self.names = {name: plain_name(name, self.table[name]) for name in self.concepts}
         self.grid = _grid(drawn, self.concepts)
@@ -64,8 +64,9 @@ class Recipe:
             self.captions, self.grid, self.output / "teacher", steps=self.steps("teacher")
         )
         folder = self.output / "diffusion"
-        text.save_pretrained(folder / "text_encoder")
-        tokenizer.save_pretrained(folder / "tokenizer")
+        with whole_folder(folder, replace=True) as partial:
+            text.save_pretrained(partial / "text_encoder")
+            tokenizer.save_pretrained(partial / "tokenizer")
         return tokenizer, text
 
     @cached_property
@@ -154,7 +155,7 @@ def _grid(drawn: Pictures, concepts: list[str]) -> Tensor:
     grid = torch.zeros(len(concepts), len(STYLES), *drawn.pixels.shape[1:])
     for pixels, concept, style in zip(drawn.pixels, drawn.concepts, drawn.styles, strict=True):
         if concept in concepts and style in STYLES:
-            place = concepts.index(concept), STYLES.index(style)
+            place = concepts.index(concept), list(STYLES).index(style)
             grid[place], there[place] = pixels, True
     for concept, row in enumerate(there):
         grid[concept, ~row] = grid[concept, int(row.int().argmax())].clone()
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.recipes.mini.train", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="what training.recipes.mini.data has built")
     parser.add_argument("--output", type=Path, required=True, help="folder of the parts, their checkpoints and logs")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to train (default: all)")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), help="parts to train (default: all)")
     parser.add_argument("--export", type=Path, help="then write what is shipped into this folder")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps, for trials")
     options = parser.parse_args(argv)
