@@ -27,24 +27,13 @@ import torch  # noqa: E402
 
 from audio2img_core import AudioToImagePipeline, mini  # noqa: E402
 from audio2img_core.pipeline import Sampler  # noqa: E402
+from training.recipes.mini.classifier import name_pictures  # noqa: E402
 from training.recipes.mini.sounds import read_jsonl  # noqa: E402
 from training.recipes.mini.train import Recipe  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "mini.json"
 PICTURES = 4  # of each text
 LEAST = 8  # held-out clips of a concept: the figures of those with fewer are shown, and are in no mean
-
-
-def as_tensor(images: list) -> torch.Tensor:
-    """PIL images -> [N, 3, H, W] in -1..1."""
-    stacked = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
-    return torch.from_numpy(stacked / 127.5 - 1).permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def name_pictures(classifier, images: list) -> list[int]:
-    """The concept that the classifier sees in each."""
-    return [int(i) for part in as_tensor(images).split(64) for i in classifier(part).argmax(1)]
 
 
 def macro(hits: dict[str, list[float]]) -> float:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sounds import noise, sine, write_audio
 
+from audio2img_core.audio import load_mono
 from training.flac import write_flac
 from training.recipes.mini import (
     archives,
@@ -25,6 +26,7 @@ from training.recipes.mini import (
     table,
 )
 from training.recipes.mini.data import settled
+from training.recipes.mini.heldout import write_subset
 from training.recipes.mini.packages import matching, safe_name
 from training.recipes.mini.sampled import SAMPLED
 from training.recipes.mini.soundfonts import SOUNDFONTS, Part, SoundFont, parts_for
@@ -326,3 +328,30 @@ def test_series_are_made_of_short_sounds_of_packages_that_are_trained_on(tmp_pat
         series.series([row], "walk", entry | {"test": ["a"]}, tmp_path, 2)
     with pytest.raises(ValueError, match="no short recording"):
         series.series([row | {"seconds": 3.0}], "walk", entry, tmp_path, 2)
+
+
+def test_the_subset_for_the_tests_is_of_several_sources_and_free_licences(tmp_path):
+    rows = []
+    for concept, source, licence, more in (
+        ("dog", "game", "GPL-3.0-or-later", {}),
+        ("dog", "game", "CC0-1.0", {}),
+        ("dog", "toy", "GPL-2.0-or-later", {}),
+        ("dog", "closed", "GFDL-1.3", {}),
+        ("cat", "game", "CC0-1.0", {}),
+        ("cat", "font", "CC0-1.0", {"synthesised": True}),
+        ("cat", "game", "CC0-1.0", {"offset": 5.0}),
+    ):
+        audio = f"{len(rows)}.wav"
+        write_audio(tmp_path / audio, sine(5.0), RATE)
+        row = {"audio": audio, "concept": concept, "source": source, "licence": licence, "offset": 0.0}
+        rows.append(row | {"package": source, "version": "1", "file": "f", "synthesised": False} | more)
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    written = write_subset(tmp_path, tmp_path / "subset", each=2)
+    assert [(row["concept"], row["package"], row["licence"]) for row in written] == [
+        ("dog", "game", "CC0-1.0"),
+        ("dog", "toy", "GPL-2.0-or-later"),
+    ]
+    assert read_jsonl(tmp_path / "subset" / "sounds.jsonl") == written
+    kept = load_mono(tmp_path / "subset" / "dog-0.opus")
+    assert len(kept) == pytest.approx(4 * RATE, abs=RATE // 10)
+    assert torch.fft.rfft(kept).abs().argmax() * RATE / len(kept) == pytest.approx(440, abs=1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from .images import Pictures, jitter
@@ -43,6 +46,14 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.skip(x) + self.inner(x)
+
+
+@torch.no_grad()
+def name_pictures(classifier: Classifier, images: Sequence[Image.Image]) -> list[int]:
+    """The number of the concept that the classifier sees in each picture."""
+    stacked = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
+    pixels = torch.from_numpy(stacked / 127.5 - 1).permute(0, 3, 1, 2)
+    return [int(i) for part in pixels.split(64) for i in classifier(part).argmax(1)]
 
 
 def train_classifier(

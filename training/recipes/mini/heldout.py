@@ -1,18 +1,24 @@
-"""A few held-out sounds of every concept, small enough to lie beside the tests."""
+"""What the tests of `mini` need: `python -m training.recipes.mini.heldout --data DATA --run RUN --output tests/mini`.
+
+A few held-out sounds of every concept, made small, and the classifier that judges the pictures.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from audio2img_core.audio import SAMPLE_RATE, load_mono
 
 from .sounds import read_jsonl, write_jsonl
+from .train import Recipe
 
 LICENCES = (
     *("CC0-1.0", "Zlib", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-3.0", "CC-BY-SA-3.0"),
@@ -61,3 +67,24 @@ def _write_opus(path: Path, waveform: Tensor) -> None:
         frame.sample_rate = SAMPLE_RATE
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.recipes.mini.heldout", description=__doc__.splitlines()[2]
+    )
+    parser.add_argument("--data", type=Path, required=True, help="what training.recipes.mini.data has built")
+    parser.add_argument("--run", type=Path, required=True, help="the folder of training.recipes.mini.train")
+    parser.add_argument("--output", type=Path, required=True, help="gets sounds.jsonl, *.opus, classifier.safetensors")
+    options = parser.parse_args(argv)
+    rows = write_subset(options.data, options.output)
+    weights = Recipe(options.data, options.run).classifier.state_dict()
+    halves = {name: tensor.half().contiguous() for name, tensor in weights.items()}
+    save_file(halves, options.output / "classifier.safetensors")
+    print(f"{options.output}: {len(rows)} sounds")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
