@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
@@ -97,6 +98,11 @@ def draw_scores(scores: Sequence[tuple[str, float]], *, width: int = 480) -> Ima
             pen.rectangle([left, y + 6, left + max((right - left) * score, 1), y + row - 6], fill=_BAR)
         pen.text((right + 8, y + row / 2), f"{score:.0%}", fill=_INK, font=font, anchor="lm")
     return image
+
+
+def as_image_batch(images: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size as ComfyUI's IMAGE: [B, H, W, 3] float32 in 0..1."""
+    return torch.stack([torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255) for image in images])
 
 
 def _envelope(waveform: Tensor, columns: int) -> tuple[Tensor, Tensor]:

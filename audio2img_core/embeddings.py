@@ -16,6 +16,7 @@ class TokenSpace:
     prepend_bos: bool = True  # the prompt starts with the teacher's BOS token, the encoder's tokens follow
     null_tokens: Tensor | None = None  # [77, D] the teacher's empty prompt, None where the checkpoint has none
     null_pooled: Tensor | None = None  # [P] its pooled embedding, None where the target has none
+    scale: float = 1 / 0.15  # of cosines, that the encoder was trained with: the inverse of its temperature
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TokenSpace:
         """The same on another device or in another dtype."""

@@ -161,6 +161,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
             prepend_bos=self.config.prepend_bos,
             null_tokens=None if null is None else null.float(),
             null_pooled=None if pooled is None else pooled.float(),
+            scale=self.logit_scale.exp().item(),
         )
 
     @property

@@ -19,16 +19,16 @@ class Heard(NamedTuple):
     score: float  # 0..1; the scores of all captions sum to 1
 
 
-def caption_scores(embeddings: AudioEmbeddings, captions: Tensor, *, scale: float) -> Tensor:
+def caption_scores(embeddings: AudioEmbeddings, captions: Tensor) -> Tensor:
     """How well each caption names each clip.
 
-    The softmax over captions of scale * mean over positions of cos(audio token, caption token): the belief that the
-    sequence-level contrastive loss trains, at all positions together.
+    The softmax over captions of scale * mean over positions of cos(audio token, caption token), the scale being the
+    one that the encoder was trained with: the belief that the sequence-level contrastive loss trains, at all positions
+    together.
 
     Args:
         embeddings: of one or more clips; the windows of a clip are averaged.
         captions: [M, 77, D] the text encoder's prompts, BOS included.
-        scale: of the cosines, the inverse of the temperature that the encoder was trained with.
 
     Returns:
         [clips, M] float32, each row sums to 1.
@@ -44,7 +44,19 @@ def caption_scores(embeddings: AudioEmbeddings, captions: Tensor, *, scale: floa
     audio = F.normalize(tokens[:, :count], dim=-1)
     text = F.normalize(captions[:, first : first + count].to(audio), dim=-1)
     cosines = torch.einsum("ctd,mtd->cm", audio, text) / count
-    return (scale * cosines).softmax(-1)
+    return (embeddings.space.scale * cosines).softmax(-1)
+
+
+def read_captions(text: str) -> list[str]:
+    """The captions in a text, a line each; empty lines and doubles are left out.
+
+    Raises:
+        ValueError: fewer than two: a share of belief needs something to choose from.
+    """
+    captions = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if len(captions) < 2:
+        raise ValueError(f"name at least two captions, one a line, not {len(captions)}")
+    return captions
 
 
 def nearest_captions(scores: Tensor, captions: Sequence[str], *, top: int = 3) -> list[list[Heard]]:

@@ -233,7 +233,7 @@ class AudioToImagePipeline:
         missing = [caption for caption in captions if caption not in self._said]
         self._said |= {caption: encode_text(self.diffusion, caption).tokens[0].cpu() for caption in missing}
         said = torch.stack([self._said[caption] for caption in captions])
-        scores = caption_scores(heard, said, scale=self.encoder.logit_scale.exp().item())
+        scores = caption_scores(heard, said)
         return nearest_captions(scores, captions, top=top)
 
     def condition(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from .audio import SAMPLE_RATE, prepare
 from .embeddings import AudioEmbeddings
-from .encoder import AudioEncoder
 from .features import FRAME_HOP, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames
+
+if TYPE_CHECKING:
+    from .encoder import AudioEncoder
 
 MAX_FRAMES = 10_000
 _FLUX_FLOOR = 8.0  # nats below the loudest: what lies lower does not count as the begin of a sound

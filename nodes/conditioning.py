@@ -58,7 +58,7 @@ class AudioToConditioning:
     def execute(
         self, embeds: AudioEmbeddings, strength: float, windows: str, clip: Any = None
     ) -> tuple[list[Any], list[Any]]:
-        null = host.empty_prompt(clip) if clip is not None and embeds.space.null_tokens is None else None
+        null = host.text_prompt(clip) if clip is not None and embeds.space.null_tokens is None else None
         positive, negative = condition(embeds, strength=strength, windows=windows, null=null)
         device = host.intermediate_device()
         return to_comfy(positive.to(device)), to_comfy(negative.to(device))

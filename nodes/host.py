@@ -6,7 +6,7 @@ The one file that touches `comfy` and `folder_paths`, but for what `diffusion.py
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ..audio2img_core import devices
 from ..audio2img_core.conditioning import Conditioning, from_comfy
 from ..audio2img_core.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.mini import NAME as MINI
+from ..audio2img_core.mini import encode_texts
 
 try:
     import comfy.model_management
@@ -150,9 +151,22 @@ def progress() -> Callable[[int, int], None]:
     return on_step
 
 
-def empty_prompt(clip: Any) -> Conditioning:
-    """What a ComfyUI CLIP makes of the empty prompt."""
-    return from_comfy(clip.encode_from_tokens_scheduled(clip.tokenize("")))
+def text_prompt(clip: Any, text: str = "") -> Conditioning:
+    """What a ComfyUI CLIP makes of a text; the empty prompt by itself."""
+    return from_comfy(clip.encode_from_tokens_scheduled(clip.tokenize(text)))
+
+
+def encode_captions(target: str, captions: Sequence[str], clip: Any = None) -> torch.Tensor:
+    """The prompts [M, 77, D] of captions: by a ComfyUI CLIP, or by the embedded text encoder for mini.
+
+    Raises:
+        ValueError: another target than mini, and no CLIP.
+    """
+    if clip is not None:
+        return torch.cat([text_prompt(clip, caption).tokens for caption in captions])
+    if target == MINI:
+        return encode_texts(captions)
+    raise ValueError(f"captions for an encoder of target {target!r} need the CLIP of its diffusion model: connect one")
 
 
 def _encoder_device() -> torch.device:

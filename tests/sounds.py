@@ -39,6 +39,12 @@ def noise(seconds: float, rate: int = 16_000, seed: int = 0) -> Tensor:
     return 0.1 * torch.randn(round(seconds * rate), generator=generator)
 
 
+def audio(seconds: float = 1.0, batch: int = 1, channels: int = 1, rate: int = 16_000) -> dict:
+    """ComfyUI's AUDIO of noise."""
+    waveform = torch.stack([noise(seconds, rate=rate, seed=i) for i in range(batch * channels)])
+    return {"waveform": waveform.reshape(batch, channels, -1), "sample_rate": rate}
+
+
 def write_audio(
     path: str | os.PathLike,
     waveform: Tensor,

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from ..encoder import AudioEncoder
 
 logger = logging.getLogger(__name__)
@@ -60,6 +64,20 @@ def captions() -> tuple[str, ...]:
     """The plain names of what it was trained to hear and to draw: "a piano", "a dog"; none while it is untrained."""
     file = FOLDER / "captions.json"
     return tuple(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else ()
+
+
+def encode_texts(texts: Sequence[str]) -> Tensor:
+    """What the embedded text encoder makes of texts: [M, 77, D] float32."""
+    import torch
+
+    from ..text import encode_text
+
+    return torch.cat([encode_text(_loaded_diffusion(), text).tokens for text in texts])
+
+
+@functools.cache
+def _loaded_diffusion() -> Any:
+    return load_mini_diffusion()
 
 
 @functools.cache

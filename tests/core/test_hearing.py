@@ -12,16 +12,16 @@ from audio2img_core.untrained import make_pair
 def embeddings(tokens, clips=None):
     rows = len(tokens)
     clips = tuple(range(rows)) if clips is None else clips
-    return AudioEmbeddings(tokens, None, clips, (0.0,) * rows, (1.0,) * rows, TokenSpace("mini"))
+    return AudioEmbeddings(tokens, None, clips, (0.0,) * rows, (1.0,) * rows, TokenSpace("mini", scale=20.0))
 
 
 def test_scores_are_the_softmax_of_the_mean_cosine():
     captions, audio = torch.randn(5, 77, 8), torch.randn(2, 76, 8)
     cosines = torch.cosine_similarity(audio[:, None], captions[None, :, 1:], dim=-1).mean(-1)
-    scores = caption_scores(embeddings(audio), captions, scale=20.0)
+    scores = caption_scores(embeddings(audio), captions)
     torch.testing.assert_close(scores, (20 * cosines).softmax(-1))
     # 47 tokens, as the convolutional head gives them: compared at their own positions.
-    short = caption_scores(embeddings(audio[:, :47]), captions, scale=20.0)
+    short = caption_scores(embeddings(audio[:, :47]), captions)
     cosines = torch.cosine_similarity(audio[:, None, :47], captions[None, :, 1:48], dim=-1).mean(-1)
     torch.testing.assert_close(short, (20 * cosines).softmax(-1))
 
@@ -29,7 +29,7 @@ def test_scores_are_the_softmax_of_the_mean_cosine():
 def test_windows_of_a_clip_are_one_sound():
     captions = torch.randn(3, 77, 8)
     clip = captions[2:, 1:].repeat(2, 1, 1)
-    scores = caption_scores(embeddings(clip, clips=(0, 0)), captions, scale=50.0)
+    scores = caption_scores(embeddings(clip, clips=(0, 0)), captions)
     assert scores.shape == (1, 3) and scores.argmax() == 2
     (named,) = nearest_captions(scores, ["a", "b", "c"], top=2)
     assert [heard.caption for heard in named][0] == "c" and len(named) == 2
@@ -40,7 +40,7 @@ def test_windows_of_a_clip_are_one_sound():
 @pytest.mark.parametrize("captions", [torch.randn(2, 77, 9), torch.randn(0, 77, 8), torch.randn(77, 8)])
 def test_captions_that_do_not_fit(captions):
     with pytest.raises(ValueError, match=r"captions must be \[M, 77, 8\]"):
-        caption_scores(embeddings(torch.randn(1, 76, 8)), captions, scale=1.0)
+        caption_scores(embeddings(torch.randn(1, 76, 8)), captions)
 
 
 def test_a_pipeline_names_what_it_is_asked_for():

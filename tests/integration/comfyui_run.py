@@ -134,8 +134,8 @@ def mini():
     embedded = pack("audio2img_core.mini")
     if not embedded.is_trained():
         return
-    convert, diffusion = pack("nodes.diffusion"), embedded.load_mini_diffusion()
-    model, vae = convert.to_model(diffusion.unet, diffusion.scheduler), convert.to_vae(diffusion.vae)
+    diffusion = embedded.load_mini_diffusion()
+    model, vae = run("Audio2ImgLoadMini")
     loaded = run("Audio2ImgLoadEncoder", encoder_name="mini", dtype="auto")[0]
     positive, negative = conditioning(loaded, "piano.flac")
     size = diffusion.unet.config.sample_size

@@ -43,6 +43,11 @@ def test_the_pack_loads_with_all_nodes(result):
         "Audio2ImgLoadEncoder": "Load Audio Encoder (Wav2Vec2Bert)",
         "Audio2ImgEncode": "Audio Encoder (Wav2Vec2Bert)",
         "Audio2ImgToConditioning": "Audio to Conditioning",
+        "Audio2ImgBlend": "Blend Conditioning",
+        "Audio2ImgSchedule": "Audio Conditioning Schedule",
+        "Audio2ImgLoadMini": "Load Mini Diffusion Model",
+        "Audio2ImgSpectrogram": "Preview Spectrogram",
+        "Audio2ImgSimilarity": "Audio-Text Similarity",
     }
     assert result["core_load_audio_is_core"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,3 +36,9 @@ def folders(tmp_path, monkeypatch):
 def node(pack):
     """Class key -> a fresh node."""
     return lambda key: pack.NODE_CLASS_MAPPINGS[key]()
+
+
+@pytest.fixture
+def encoder(node, folders, tiny_folders):
+    shutil.copytree(tiny_folders("sd15") / "encoder", folders / "models" / "audio_encoders" / "mine")
+    return node("Audio2ImgLoadEncoder").execute("mine", "auto")[0]

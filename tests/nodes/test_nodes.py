@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sounds import noise, sine, write_audio
+from sounds import audio, noise, sine, write_audio
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,23 +29,17 @@ class LazyAudio(Mapping):
         return len(self.audio)
 
 
-def audio(seconds=1.0, batch=1, channels=1, rate=16000):
-    waveform = torch.stack([noise(seconds, rate=rate, seed=i) for i in range(batch * channels)])
-    return {"waveform": waveform.reshape(batch, channels, -1), "sample_rate": rate}
-
-
-@pytest.fixture
-def encoder(node, folders, tiny_folders):
-    shutil.copytree(tiny_folders("sd15") / "encoder", folders / "models" / "audio_encoders" / "mine")
-    return node("Audio2ImgLoadEncoder").execute("mine", "auto")[0]
-
-
 def test_the_pack_exports_its_nodes(pack):
     shown = {
         "Audio2ImgLoadAudio": "Load Audio",
         "Audio2ImgLoadEncoder": "Load Audio Encoder (Wav2Vec2Bert)",
         "Audio2ImgEncode": "Audio Encoder (Wav2Vec2Bert)",
         "Audio2ImgToConditioning": "Audio to Conditioning",
+        "Audio2ImgBlend": "Blend Conditioning",
+        "Audio2ImgSchedule": "Audio Conditioning Schedule",
+        "Audio2ImgLoadMini": "Load Mini Diffusion Model",
+        "Audio2ImgSpectrogram": "Preview Spectrogram",
+        "Audio2ImgSimilarity": "Audio-Text Similarity",
     }
     assert shown == pack.NODE_DISPLAY_NAME_MAPPINGS
     assert set(pack.NODE_CLASS_MAPPINGS) == set(shown)
@@ -70,7 +64,7 @@ spec = importlib.util.spec_from_file_location("pack", {str(ROOT / "__init__.py")
 pack = importlib.util.module_from_spec(spec)
 sys.modules["pack"] = pack
 spec.loader.exec_module(pack)
-assert len(pack.NODE_CLASS_MAPPINGS) >= 4
+assert len(pack.NODE_CLASS_MAPPINGS) >= 9
 [c.INPUT_TYPES() for c in pack.NODE_CLASS_MAPPINGS.values()]
 print([m for m in ("transformers", "diffusers", "torchaudio") if m in sys.modules])
 """  # noqa: E501
