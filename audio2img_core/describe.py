@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,9 @@ from .checkpoint import read_config
 from .checks import first_line
 from .seed import seed_config
 from .targets import get_target
+
+if TYPE_CHECKING:
+    from .encoder import AudioEncoder
 
 
 def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -50,6 +53,16 @@ def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
         **weights,
         "training": config.training,
     }
+
+
+def in_a_line(encoder: AudioEncoder) -> str:
+    """What a loaded encoder is, in a line."""
+    config = encoder.config
+    size, dtype = encoder.num_parameters() / 1e6, str(encoder.dtype).removeprefix("torch.")
+    return (
+        f"{config.target} ({get_target(config.target).family}): {config.num_tokens} tokens from "
+        f"{config.window.seconds:g} s, {size:.3g} M parameters, {dtype}"
+    )
 
 
 @contextlib.contextmanager

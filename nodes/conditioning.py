@@ -48,6 +48,10 @@ class AudioToConditioning:
                 ),
             },
             "optional": {
+                "model": (
+                    "MODEL",
+                    {"tooltip": "The diffusion model, only to check that the encoder was trained for its family."},
+                ),
                 "clip": (
                     "CLIP",
                     {"tooltip": "For encoders that carry no empty prompt, such as the original project's."},
@@ -56,8 +60,10 @@ class AudioToConditioning:
         }
 
     def execute(
-        self, embeds: AudioEmbeddings, strength: float, windows: str, clip: Any = None
+        self, embeds: AudioEmbeddings, strength: float, windows: str, model: Any = None, clip: Any = None
     ) -> tuple[list[Any], list[Any]]:
+        if model is not None:
+            host.check_model(model, embeds.space.target)
         null = host.text_prompt(clip) if clip is not None and embeds.space.null_tokens is None else None
         positive, negative = condition(embeds, strength=strength, windows=windows, null=null)
         device = host.intermediate_device()

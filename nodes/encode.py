@@ -37,13 +37,16 @@ class LoadAudioEncoder:
                     ["auto", *DTYPES],
                     {"default": "auto", "tooltip": "auto: bfloat16 on a GPU that has it, float32 elsewhere."},
                 ),
-            }
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
-    def execute(self, encoder_name: str, dtype: str) -> tuple[host.ManagedEncoder]:
+    def execute(self, encoder_name: str, dtype: str, unique_id: str | None = None) -> tuple[host.ManagedEncoder]:
+        from ..audio2img_core.describe import in_a_line
         from ..audio2img_core.encoder import AudioEncoder
 
         encoder = AudioEncoder.from_pretrained(host.encoder_path(encoder_name), dtype=host.encoder_dtype(dtype))
+        host.show(unique_id, in_a_line(encoder))
         return (host.manage_encoder(encoder_name, encoder),)
 
 

@@ -6,6 +6,7 @@ The one file that touches `comfy` and `folder_paths`, but for what `diffusion.py
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..audio2img_core.conditioning import Conditioning, from_comfy
 from ..audio2img_core.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.mini import NAME as MINI
 from ..audio2img_core.mini import encode_texts
+from ..audio2img_core.targets import check_fits, target_of_width
 
 try:
     import comfy.model_management
@@ -134,6 +136,29 @@ def encoder_path(name: str) -> str:
     if name in encoder_names():
         return next(str(root / name) for root in _encoder_roots() if (root / name).exists())
     raise FileNotFoundError(f"{name}: no such encoder in models/{ENCODERS}; there are {', '.join(encoder_names())}")
+
+
+def show(node: str | None, text: str) -> None:
+    """Write a text on a node on the canvas; elsewhere, and in a ComfyUI that has no such text, nothing happens."""
+    server = sys.modules.get("server")  # ComfyUI's, where it runs
+    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    if node is not None and hasattr(instance, "send_progress_text"):
+        instance.send_progress_text(text, node)
+
+
+def check_model(model: Any, target: str) -> None:
+    """Refuse a ComfyUI MODEL that does not take the prompts of a target.
+
+    Raises:
+        ValueError: it takes others; the message names both sides and what would fit. Models that take no CLIP
+            prompts at all are refused too.
+    """
+    config = model.model.model_config.unet_config
+    width = config.get("context_dim")
+    if not isinstance(width, int):
+        raise ValueError(f"the model takes no CLIP prompt, and the encoder was trained for {target!r}")
+    pooled = config.get("adm_in_channels") is not None and target_of_width(width, pooled=True) is not None
+    check_fits(target, width, pooled=pooled)
 
 
 def progress() -> Callable[[int, int], None]:

@@ -1,6 +1,8 @@
 """Blending, schedules, spectrograms and similarity on the canvas: what the nodes add to the core's functions."""
 
 import copy
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,3 +119,31 @@ def test_similarity_takes_the_clip_of_other_models(node, encoder):
         node("Audio2ImgSimilarity").execute(embeds, "rain\na dog")
     with pytest.raises(ValueError, match="at least two captions"):
         node("Audio2ImgSimilarity").execute(embeds, "rain\n\n")
+
+
+def model(width, adm=None):
+    """As much of a ComfyUI MODEL as tells its family."""
+    config = SimpleNamespace(unet_config={"context_dim": width, "adm_in_channels": adm})
+    return SimpleNamespace(model=SimpleNamespace(model_config=config))
+
+
+def test_a_model_of_another_family_is_named(node, encoder):
+    embeds = node("Audio2ImgEncode").execute(encoder, audio())[0]
+    execute = node("Audio2ImgToConditioning").execute
+    assert execute(embeds, 1.0, "average", model=model(768))[0][0][0].shape == (1, 77, 768)
+    for other, message in (
+        (model(1024), "trained for 'sd15'.*'sd21' would fit"),
+        (model(2048, adm=2816), "trained for 'sd15'.*'sdxl' would fit"),
+        (model(None), "takes no CLIP prompt"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            execute(embeds, 1.0, "average", model=other)
+
+
+def test_the_loader_writes_what_it_loaded_on_the_canvas(node, encoder, monkeypatch):
+    said = []
+    instance = SimpleNamespace(send_progress_text=lambda text, node: said.append((text, node)))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
+    node("Audio2ImgLoadEncoder").execute("mine", "auto", unique_id="7")
+    ((text, where),) = said
+    assert where == "7" and text.startswith("sd15 (Stable Diffusion 1.x): 76 tokens from") and "float32" in text
