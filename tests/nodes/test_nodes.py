@@ -1,5 +1,6 @@
 """The nodes on plain folders, without ComfyUI."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,35 @@ def test_every_node_is_complete(pack, folders):
             for name, (_, options) in group.items():
                 assert options["tooltip"], f"{key}.{name}"
         assert (ROOT / "web" / "docs" / f"{key}.md").is_file(), key
+
+
+def test_the_locales_say_what_the_nodes_say(pack, folders):
+    """English is what the classes say, word for word; the other languages translate each of these texts."""
+    english = {}
+    for key, cls in pack.NODE_CLASS_MAPPINGS.items():
+        shown = {name: o for kind, g in cls.INPUT_TYPES().items() if kind != "hidden" for name, (_, o) in g.items()}
+        outputs = zip(cls.RETURN_NAMES, cls.OUTPUT_TOOLTIPS, strict=True)
+        english[key] = {
+            "display_name": pack.NODE_DISPLAY_NAME_MAPPINGS[key],
+            "description": cls.DESCRIPTION,
+            "inputs": {name: {"name": name, "tooltip": options["tooltip"]} for name, options in shown.items()},
+            "outputs": {str(i): {"name": name, "tooltip": tip} for i, (name, tip) in enumerate(outputs)},
+        }
+    languages = {p.parent.name: json.loads(p.read_text()) for p in (ROOT / "locales").glob("*/nodeDefs.json")}
+    assert languages.pop("en") == english
+    assert languages
+
+    def check(translated, original, path):
+        if isinstance(original, dict):
+            assert translated.keys() == original.keys(), path
+            for name, text in original.items():
+                check(translated[name], text, f"{path}.{name}")
+        else:
+            assert translated.strip(), path
+            assert translated != original or " " not in original, f"{path} is not translated"
+
+    for language, translated in languages.items():
+        check(translated, english, language)
 
 
 def test_loading_the_pack_imports_neither_transformers_nor_diffusers():
