@@ -102,7 +102,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
             sample_rate: of all clips, in Hz.
             window: seconds of one window; None = the checkpoint's.
             hop: seconds between window starts; None = the checkpoint's, or `window` where that is given.
-            batch_size: windows encoded at once; None = 8 on a GPU and 1 elsewhere, where more is no faster.
+            batch_size: windows encoded at once; None = 8 on a GPU and 1 elsewhere, where more is no faster. Halved,
+                with a warning, where a GPU's memory does not suffice.
             names: of the clips, for warnings about them.
             on_step: called as on_step(windows done, windows in all) once for each window, after its batch. What it
                 raises stops the work.
@@ -135,10 +136,18 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         were_training = [module for module in self.modules() if module.training]
         self.eval()
         try:
-            outputs = [
-                self._encode_windows(plan, first, first + batch_size, mels, config, on_step)
-                for first in range(0, len(plan), batch_size)
-            ]
+            outputs: list[AudioEncoderOutput] = []
+            done = 0
+            while done < len(plan):
+                try:
+                    outputs.append(self._encode_windows(plan, done, done + batch_size, mels, config, on_step))
+                    done += batch_size
+                except torch.cuda.OutOfMemoryError:
+                    if batch_size == 1:
+                        raise
+                    logger.warning("out of memory: %d windows at once instead of %d", batch_size // 2, batch_size)
+                    batch_size //= 2
+                    torch.cuda.empty_cache()
         finally:
             for module in were_training:
                 module.training = True

@@ -305,3 +305,27 @@ def test_backbone_weights_start_as_the_plain_models():
     ours = encoder.backbone.encoder.layers[0].conv_module.pointwise_conv1.weight.std()
     assert np.isclose(ours.item(), plain.encoder.layers[0].conv_module.pointwise_conv1.weight.std().item(), rtol=0.2)
     assert encoder.head.adapter.layers[0].residual_conv.weight.std() > 0.01
+
+
+def test_where_memory_does_not_suffice_fewer_windows_are_encoded_at_once(caplog):
+    encoder, sound = small(), noise(8.0)
+    expected = encoder.encode(sound, 16000, batch_size=8)
+    sizes, steps = [], []
+
+    def fits_two(module, arguments):
+        sizes.append(len(arguments[0]))
+        if sizes[-1] > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    hook = encoder.register_forward_pre_hook(fits_two)
+    heard = encoder.encode(sound, 16000, batch_size=8, on_step=lambda *step: steps.append(step))
+    assert sizes == [8, 4, 2, 2, 2, 2] and steps == [(i, 8) for i in range(1, 9)]
+    assert [record.message for record in caplog.records] == [
+        "out of memory: 4 windows at once instead of 8",
+        "out of memory: 2 windows at once instead of 4",
+    ]
+    torch.testing.assert_close(heard.tokens, expected.tokens)
+    hook.remove()
+    encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full")))
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="full"):
+        encoder.encode(sound, 16000, batch_size=2)
