@@ -97,3 +97,7 @@ def test_cancelling_stops_within_a_window(result):
 
 def test_core_audio_nodes_and_ours_understand_each_other(result):
     assert result["ours_takes_core_audio"] and result["core_takes_our_audio"]
+
+
+def test_fifty_runs_do_not_grow_the_memory(result):
+    assert result["megabytes_of_50_runs"] < 20

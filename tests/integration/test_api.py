@@ -1,0 +1,100 @@
+"""The pack through ComfyUI's HTTP API: what it says of its nodes, and workflows that are posted."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not os.environ.get("COMFYUI_PATH"), reason="COMFYUI_PATH names no ComfyUI checkout"),
+]
+
+
+@pytest.fixture(scope="module")
+def api(server):
+    """Function path, data -> what the server answers, as JSON or as bytes."""
+    address, _ = server
+
+    def ask(path, data=None, *, raw=False):
+        body = None if data is None else json.dumps(data).encode()
+        headers = {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(address + path, body, headers), timeout=60) as answer:
+            return answer.read() if raw else json.loads(answer.read())
+
+    return ask
+
+
+def run(api, prompt):
+    """Post a workflow and wait for its end; node -> outputs."""
+    key = api("/prompt", {"prompt": prompt})["prompt_id"]
+    for _ in range(600):
+        if done := api(f"/history/{key}").get(key):
+            assert done["status"]["status_str"] == "success", done["status"]["messages"]
+            return done["outputs"]
+        time.sleep(0.2)
+    raise AssertionError("the workflow did not end")
+
+
+def picture(api, output):
+    (saved,) = output["images"]
+    data = api("/view?" + urllib.parse.urlencode(saved), raw=True)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def spectrogram(name):
+    return {
+        "1": {"class_type": "Audio2ImgLoadAudio", "inputs": {"audio_file": name, "start": 0.5, "duration": 1.0}},
+        "2": {"class_type": "Audio2ImgSpectrogram", "inputs": {"audio": ["1", 0], "width": 480, "height": 240}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+
+
+def test_the_server_knows_every_node_with_its_texts(api):
+    known = {key: said for key, said in api("/object_info").items() if key.startswith("Audio2Img")}
+    assert len(known) == 9
+    for key, said in known.items():
+        assert said["description"] and said["category"] == "audio2img" and said["output_tooltips"], key
+        for group in ("required", "optional"):
+            assert all(options["tooltip"] for _, options in said["input"].get(group, {}).values()), key
+    files = known["Audio2ImgLoadAudio"]["input"]["required"]["audio_file"][0]
+    assert {"deep/tone.wav", "noise.flac"} <= set(files)
+
+
+def test_a_posted_workflow_gives_the_picture_that_the_library_draws(api, server):
+    from audio2img_core.audio import load_mono
+    from audio2img_core.drawing import draw_spectrogram
+
+    _, base = server
+    drawn = {}
+    for name in ("deep/tone.wav", "noise.flac"):
+        drawn[name] = picture(api, run(api, spectrogram(name))["3"])
+        sound = load_mono(base / "input" / name, start=0.5, duration=1.0)
+        ours = np.asarray(draw_spectrogram(sound, width=480, height=240)).astype(int)
+        assert np.abs(drawn[name] - ours).mean() < 0.5
+    assert np.abs(drawn["deep/tone.wav"] - drawn["noise.flac"]).mean() > 10
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "message"),
+    [
+        ("1", {"audio_file": "gone.wav"}, "gone.wav"),
+        ("1", {"audio_file": "../secret.wav"}, "input folder"),
+        ("2", {"width": 10}, "width"),
+    ],
+)
+def test_bad_inputs_are_refused_with_a_reason_before_anything_runs(api, node, inputs, message):
+    prompt = spectrogram("noise.flac")
+    prompt[node]["inputs"] |= inputs
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        api("/prompt", {"prompt": prompt})
+    assert refused.value.code == 400 and message in refused.value.read().decode()
