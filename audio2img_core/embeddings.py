@@ -54,6 +54,18 @@ class AudioEmbeddings:
         tokens = self.tokens.to(device=device, dtype=dtype)
         return replace(self, tokens=tokens, pooled=pooled, space=self.space.to(device, dtype))
 
+    def rows(self, first: int, last: int) -> AudioEmbeddings:
+        """Those from `first` up to `last`, which is not among them: windows of one clip, as a schedule gives them."""
+        part = slice(first, last)
+        return replace(
+            self,
+            tokens=self.tokens[part],
+            pooled=None if self.pooled is None else self.pooled[part],
+            clips=self.clips[part],
+            starts=self.starts[part],
+            durations=self.durations[part],
+        )
+
     def averaged(self) -> AudioEmbeddings:
         """One row a clip: the mean of its windows, weighted by the sound in each."""
         clips = torch.tensor(self.clips, device=self.tokens.device)

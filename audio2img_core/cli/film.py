@@ -1,0 +1,111 @@
+"""`audio2img film`: a sound in, a film out whose pictures change with it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..files import check_writable, whole_file
+from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
+from .generate import parse_size
+
+HELP = "Draw a film that changes with a sound."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("input", metavar="SOUND", help="sound or video file")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="PATH", help="an .mp4 name, or a folder for numbered pictures"
+    )
+    add_cut_arguments(parser)
+    parser.add_argument("--fps", type=float, default=8.0, help="pictures a second (default: 8)")
+    parser.add_argument("--frames", type=int, help="of the film (default: as long as the sound)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="hear only every N-th frame, straight lines in between"
+    )
+    parser.add_argument("--window", type=float, metavar="S", help="seconds heard around a frame (default: learned)")
+    parser.add_argument(
+        "--smoothing", type=float, default=0.25, metavar="S", help="seconds over which is evened out (default: 0.25)"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="text mixed with the sound")
+    parser.add_argument("--prompt-weight", type=float, default=0.5, metavar="W", help="0: sound only, 1: text only")
+    parser.add_argument("--negative", metavar="TEXT", help="text to steer away from (default: the empty prompt)")
+    parser.add_argument("--steps", type=int, help="sampler steps (default: 12 for mini, else 20)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 3 for mini, else 7.5)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of every picture: the sound alone changes them (default: 0)"
+    )
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures drawn at once (default: 4)")
+    parser.add_argument("--size", type=parse_size, metavar="WxH", help="in pixels (default: the model's)")
+    parser.add_argument("--encoder", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
+    parser.add_argument("--diffusion", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
+    add_device_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Hear the frames, draw them, write them."""
+    from ..audio import load_audio
+
+    output = Path(arguments.output)
+    film = output.suffix.lower() == ".mp4" and not output.is_dir()
+    if not film and output.suffix and not output.is_dir():
+        raise ValueError(f"{output}: allowed are NAME.mp4 or a folder")
+    if not film and output.is_dir() and any(output.iterdir()):
+        raise ValueError(f"{output}: is not empty; pictures of a film go into a folder of their own")
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {arguments.batch_size}")
+    check_writable(output.parent if film else output)
+    waveform, rate = load_audio(arguments.input, start=arguments.start, duration=arguments.duration, sample_rate=None)
+    quiet_libraries()
+    from ..film import write_film
+    from ..pipeline import AudioToImagePipeline
+    from ..schedule import schedule
+
+    pipeline = AudioToImagePipeline.from_pretrained(
+        arguments.encoder, arguments.diffusion, device=arguments.device, dtype=arguments.dtype
+    )
+    with progress("hearing", unit="window") as on_step:
+        heard = schedule(
+            pipeline.encoder,
+            waveform,
+            rate,
+            fps=arguments.fps,
+            frames=arguments.frames,
+            every=arguments.every,
+            window=arguments.window,
+            smoothing=arguments.smoothing,
+            on_step=on_step,
+        )
+    with progress("drawing", unit="picture") as on_step:
+        images = _draw(pipeline, heard, arguments, on_step)
+        if film:
+            length = round(len(heard.tokens) / arguments.fps * rate)
+            write_film(output, images, fps=arguments.fps, waveform=waveform[:, :length], sample_rate=rate)
+        else:
+            for number, image in enumerate(images):
+                with whole_file(output / f"{number:05d}.png") as partial:
+                    image.save(partial, format="PNG")
+    print(output)
+    return 0
+
+
+def _draw(pipeline: Any, heard: Any, arguments: argparse.Namespace, on_step: Callable[[int, int], None]) -> Iterator:
+    """The pictures of all rows, in batches."""
+    rows = len(heard.tokens)
+    for first in range(0, rows, arguments.batch_size):
+        part = heard.rows(first, first + arguments.batch_size)
+        yield from pipeline(
+            part,
+            windows="keep",
+            prompt=arguments.prompt,
+            prompt_weight=arguments.prompt_weight,
+            negative=arguments.negative,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            seed=arguments.seed,
+            size=arguments.size,
+        ).images
+        on_step(min(first + arguments.batch_size, rows), rows)

@@ -1,0 +1,70 @@
+"""Films: pictures one after the other, with their sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from .files import whole_file
+
+_QUALITY = "18"  # x264's constant rate factor: hardly to be told from the pictures
+_RATES = (8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # that AAC takes everywhere
+
+
+def write_film(
+    path: str | os.PathLike[str],
+    images: Iterable[Image.Image],
+    *,
+    fps: float,
+    waveform: Tensor | None = None,
+    sample_rate: int = 48_000,
+) -> int:
+    """Write an MP4 of H.264 and AAC; the file is there when it is whole.
+
+    Args:
+        path: of the file, `.mp4`.
+        images: of one size; an odd last column or row is left out (H.264 halves the colours).
+        fps: pictures a second.
+        waveform: [C, T] float in -1..1, the sound beside them; None = a silent film.
+        sample_rate: of the sound; one that AAC does not know is resampled to 48 kHz.
+
+    Returns:
+        The number of pictures.
+
+    Raises:
+        ValueError: no pictures, or of several sizes.
+    """
+    count = 0
+    with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        picture = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": _QUALITY})
+        picture.pix_fmt = "yuv420p"
+        sound = None
+        if waveform is not None:
+            layout = "stereo" if len(waveform) > 1 else "mono"
+            sound = container.add_stream("aac", rate=sample_rate if sample_rate in _RATES else 48_000, layout=layout)
+        size = None
+        for image in images:
+            size = size or image.size
+            if image.size != size:
+                raise ValueError(f"the pictures of a film must be of one size, not {size} and {image.size}")
+            pixels = np.asarray(image.convert("RGB"))[: size[1] // 2 * 2, : size[0] // 2 * 2]
+            if count == 0:
+                picture.height, picture.width = pixels.shape[:2]
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+            count += 1
+        if count == 0:
+            raise ValueError("a film needs at least one picture")
+        container.mux(picture.encode(None))
+        if sound is not None:
+            samples = waveform[:2].detach().cpu().float().clamp(-1, 1).numpy()
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=sound.layout.name)
+            frame.sample_rate = sample_rate
+            container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+    return count
