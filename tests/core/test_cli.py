@@ -489,3 +489,34 @@ def test_a_full_size_encoder_encodes_in_under_6_gb(tmp_path, examples):
     assert peak < 6e9
     (tokens,) = load_file(tmp_path / "e.safetensors").values()
     assert tokens.shape == (1, 47, 1024) and tokens.isfinite().all()
+
+
+def test_hear_names_the_captions_and_draws(run, examples, tmp_path, models):
+    (tmp_path / "captions.txt").write_text("a piano\n\na dog\nrain\n")
+    given = ["--captions", tmp_path / "captions.txt", *models("sd15")]
+    pictures = ["--bars", tmp_path / "bars.png", "--spectrogram", tmp_path / "mel.png"]
+    code, out, _ = run("hear", examples / "crow.flac", *given, *pictures, "--top", 2)
+    assert code == 0
+    name, named = out.strip().split(": ")
+    assert name == "crow.flac" and len(named.split(", ")) == 2 and "%" in named
+    assert Image.open(tmp_path / "bars.png").size[0] == 480 and Image.open(tmp_path / "mel.png").size == (960, 420)
+    code, out, _ = run("hear", examples / "crow.flac", examples / "piano.flac", *given)
+    assert code == 0 and [line.split(":")[0] for line in out.splitlines()] == ["crow.flac", "piano.flac"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--top", "0"], "--top must be at least 1"),
+        (["--bars", "bars.jpg"], "written as .png"),
+        (["--captions", "none.txt"], "none.txt"),
+        (["--captions", "one.txt"], "at least two captions"),
+    ],
+)
+def test_hear_says_what_is_wrong(run, examples, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.txt").write_text("a piano\n")
+    code, _, err = run("hear", examples / "crow.flac", *words)
+    assert code == 2 and message in err and len(err.splitlines()) == 1
+    code, _, err = run("hear", examples / "crow.flac", examples / "piano.flac", "--bars", "b.png")
+    assert code == 2 and "a single sound" in err
