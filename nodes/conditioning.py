@@ -8,6 +8,18 @@ from ..audio2img_core.conditioning import WINDOW_MODES, condition, to_comfy
 from ..audio2img_core.embeddings import AudioEmbeddings
 from . import host
 
+STRENGTH = (
+    "FLOAT",
+    {
+        "default": 1.0,
+        "min": 0.0,
+        "max": 4.0,
+        "step": 0.05,
+        "tooltip": "0 is the empty prompt, 1 the sound; above 1 goes beyond it.",
+    },
+)
+CLIP = ("CLIP", {"tooltip": "For encoders that carry no empty prompt, such as the original project's."})
+
 
 class AudioToConditioning:
     """Make CONDITIONING of what was heard."""
@@ -28,16 +40,7 @@ class AudioToConditioning:
         return {
             "required": {
                 "embeds": ("A2I_EMBEDS", {"tooltip": "From Audio Encoder (Wav2Vec2Bert)."}),
-                "strength": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 4.0,
-                        "step": 0.05,
-                        "tooltip": "0 is the empty prompt, 1 the sound; above 1 goes beyond it.",
-                    },
-                ),
+                "strength": STRENGTH,
                 "windows": (
                     list(WINDOW_MODES),
                     {
@@ -52,10 +55,7 @@ class AudioToConditioning:
                     "MODEL",
                     {"tooltip": "The diffusion model, only to check that the encoder was trained for its family."},
                 ),
-                "clip": (
-                    "CLIP",
-                    {"tooltip": "For encoders that carry no empty prompt, such as the original project's."},
-                ),
+                "clip": CLIP,
             },
         }
 
@@ -64,7 +64,7 @@ class AudioToConditioning:
     ) -> tuple[list[Any], list[Any]]:
         if model is not None:
             host.check_model(model, embeds.space.target)
-        null = host.text_prompt(clip) if clip is not None and embeds.space.null_tokens is None else None
+        null = host.null_prompt(embeds.space, clip)
         positive, negative = condition(embeds, strength=strength, windows=windows, null=null)
         device = host.intermediate_device()
         return to_comfy(positive.to(device)), to_comfy(negative.to(device))

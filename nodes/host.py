@@ -16,6 +16,7 @@ import torch
 
 from ..audio2img_core import devices
 from ..audio2img_core.conditioning import Conditioning, from_comfy
+from ..audio2img_core.embeddings import TokenSpace
 from ..audio2img_core.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.mini import NAME as MINI
 from ..audio2img_core.mini import encode_texts
@@ -179,6 +180,11 @@ def progress() -> Callable[[int, int], None]:
 def text_prompt(clip: Any, text: str = "") -> Conditioning:
     """What a ComfyUI CLIP makes of a text; the empty prompt by itself."""
     return from_comfy(clip.encode_from_tokens_scheduled(clip.tokenize(text)))
+
+
+def null_prompt(space: TokenSpace, clip: Any = None) -> Conditioning | None:
+    """The empty prompt of a CLIP where the checkpoint carries none; None = the checkpoint's own, or nobody has one."""
+    return text_prompt(clip) if clip is not None and space.null_tokens is None else None
 
 
 def encode_captions(target: str, captions: Sequence[str], clip: Any = None) -> torch.Tensor:

@@ -8,6 +8,7 @@ from ..audio2img_core.audio import prepare, read_audio_mapping
 from ..audio2img_core.conditioning import condition, to_comfy
 from ..audio2img_core.schedule import MAX_FRAMES, keyframes, loudness, onsets, schedule
 from . import host
+from .conditioning import CLIP, STRENGTH
 
 
 class AudioConditioningSchedule:
@@ -64,16 +65,7 @@ class AudioConditioningSchedule:
                         "tooltip": "Seconds over which what is heard is evened out; 0 is not at all.",
                     },
                 ),
-                "strength": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 4.0,
-                        "step": 0.05,
-                        "tooltip": "0 is the empty prompt, 1 the sound; above 1 goes beyond it.",
-                    },
-                ),
+                "strength": STRENGTH,
             },
             "optional": {
                 "window": (
@@ -87,10 +79,7 @@ class AudioConditioningSchedule:
                         "tooltip": "Seconds around a frame that are heard; 0 is what the encoder learned.",
                     },
                 ),
-                "clip": (
-                    "CLIP",
-                    {"tooltip": "For encoders that carry no empty prompt, such as the original project's."},
-                ),
+                "clip": CLIP,
             },
         }
 
@@ -109,7 +98,7 @@ class AudioConditioningSchedule:
         waveform, rate = read_audio_mapping(audio)
         options = {"every": every, "smoothing": smoothing, "window": window or None, "on_step": host.progress()}
         film = schedule(encoder.ready(), waveform, rate, fps=fps, frames=frames or None, **options)
-        null = host.text_prompt(clip) if clip is not None and film.space.null_tokens is None else None
+        null = host.null_prompt(film.space, clip)
         prompts = condition(film.to(host.intermediate_device()), strength=strength, windows="keep", null=null)
         count = len(film.tokens)
         level, begins = (curve(prepare(waveform, rate)[0], fps=fps, frames=count) for curve in (loudness, onsets))
