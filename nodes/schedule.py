@@ -101,5 +101,6 @@ class AudioConditioningSchedule:
         null = host.null_prompt(film.space, clip)
         prompts = condition(film.to(host.intermediate_device()), strength=strength, windows="keep", null=null)
         count = len(film.tokens)
-        level, begins = (curve(prepare(waveform, rate)[0], fps=fps, frames=count) for curve in (loudness, onsets))
+        (mono,) = prepare(waveform, rate)
+        level, begins = (curve(mono, fps=fps, frames=count) for curve in (loudness, onsets))
         return *map(to_comfy, prompts), count, level.tolist(), begins.tolist(), keyframes(level)
