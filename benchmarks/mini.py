@@ -5,7 +5,7 @@
 DATA is what `training.recipes.mini.data` has built, RUN the folder of `training.recipes.mini.train`, of which only the
 classifier is taken: it judges the pictures, and is judged itself on a style that it never saw. Everything else is the
 shipped `mini`. Prints a table and writes `benchmarks/results/mini.json`; `--sheet` draws what became of a held-out
-sound of every concept.
+sound of every concept that mini hears.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def draw_texts(pipe: AudioToImagePipeline, recipe: Recipe, classifier) -> dict[s
 
 def hear_and_draw(pipe, recipe: Recipe, classifier, clips: list[tuple[str, Path]], *, draw: bool = True) -> dict:
     """Per concept and clip: rank of the right caption, and whether the picture shows the concept."""
-    captions = [recipe.names[concept] for concept in recipe.concepts]
+    captions = list(recipe.audible.values())
     ranks, drawn = defaultdict(list), defaultdict(list)
     for first in range(0, len(clips), 16):
         part = clips[first : first + 16]
@@ -85,7 +85,7 @@ def held_out(data: Path, recipe: Recipe, *, most: int = 0) -> list[tuple[str, Pa
     rows = read_jsonl(data / "test.jsonl")
     by_concept = defaultdict(list)
     for row in rows:
-        if row["concept"] in recipe.concepts:
+        if row["concept"] in recipe.audible:
             by_concept[row["concept"]].append(data / row["audio"])
     clips = []
     for concept, paths in by_concept.items():
@@ -120,7 +120,7 @@ def draw_sheet(pipe, recipe: Recipe, clips: list[tuple[str, Path]], path: Path) 
     rows = -(-len(firsts) // columns)
     sheet = Image.new("RGB", (columns * (cell + 8), rows * (cell + text + 8)), "white")
     writer = ImageDraw.Draw(sheet)
-    captions = [recipe.names[concept] for concept in recipe.concepts]
+    captions = list(recipe.audible.values())
     for number, (concept, file) in enumerate(firsts.items()):
         heard = pipe.encode(str(file))
         (image,) = pipe(heard, seed=1).images
@@ -142,19 +142,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     recipe = Recipe(args.data, args.run)
-    if not mini.is_trained() or list(mini.captions()) != [recipe.names[name] for name in recipe.concepts]:
+    if not mini.is_trained() or list(mini.captions()) != list(recipe.audible.values()):
         sys.exit("the embedded mini is not what this recipe exports: run training.recipes.mini.train --export first")
     classifier = recipe.classifier
     pipe = AudioToImagePipeline.from_pretrained(device="cpu")
     clips = held_out(args.data, recipe, most=args.most)
     texts = draw_texts(pipe, recipe, classifier)
     told = hear_and_draw(pipe, recipe, classifier, clips)
-    judged = [c for c in recipe.concepts if len(told["ranks"].get(c, ())) >= min(LEAST, args.most or LEAST)]
+    judged = [c for c in recipe.audible if len(told["ranks"].get(c, ())) >= min(LEAST, args.most or LEAST)]
     ranks, drawn = ({c: told[name][c] for c in judged} for name in ("ranks", "drawn"))
     right = [d for c in ranks for r, d in zip(ranks[c], drawn[c], strict=True) if r == 0]
     files = [file for file in mini.FOLDER.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")]
     figures = {
-        "concepts": len(recipe.concepts),
+        "drawn_concepts": len(recipe.concepts),
+        "heard_concepts": len(recipe.audible),
         "judged_concepts": len(judged),
         "judged_clips": sum(map(len, ranks.values())),
         "classifier_unseen_style": judge_classifier(recipe, classifier),
@@ -169,10 +170,10 @@ def main() -> None:
     print(f"{'concept':14} clips  heard  top 5  drawn   text")
     for concept in recipe.concepts:
         r, d = told["ranks"].get(concept, []), told["drawn"].get(concept, [])
-        if r:
-            line = (np.mean([x == 0 for x in r]), np.mean([x < 5 for x in r]), np.mean(d), np.mean(texts[concept]))
-            few = "" if concept in judged else "  (too few to judge)"
-            print(f"{concept:14} {len(r):5}  " + "  ".join(f"{value:5.0%}" for value in line) + few)
+        sound = (np.mean([x == 0 for x in r]), np.mean([x < 5 for x in r]), np.mean(d)) if r else ()
+        few = "  (too few to judge)" if r and concept not in judged else ""
+        shown = "  ".join(f"{value:5.0%}" for value in sound) or f"{'-':>5}  {'-':>5}  {'-':>5}"
+        print(f"{concept:14} {len(r):5}  {shown}  {np.mean(texts[concept]):5.0%}{few}")
     for name, value in figures.items():
         print(f"{name:30} {value:.3f}" if isinstance(value, float) else f"{name:30} {value}")
     args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

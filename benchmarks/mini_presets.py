@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mini_presets.json")
     args = parser.parse_args()
     recipe = Recipe(args.data, args.run)
-    manifests = hearing.write_manifests(args.data, args.run / "manifests", recipe.names)
+    manifests = hearing.write_manifests(args.data, args.run / "presets" / "manifests", recipe.audible)
     clips = held_out(args.data, recipe, most=args.most)
     diffusion = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.unet)
     figures = {"steps": args.steps, "clips": len(clips)}

@@ -6,10 +6,12 @@ classifier, which knows the pictures. `python -m training.recipes.mini.heldout` 
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from audio2img_core import AudioToImagePipeline, mini
@@ -37,13 +39,15 @@ def names():
 
 
 @pytest.fixture(scope="module")
-def shown(names):
+def shown():
     """Function images -> the concepts that the classifier sees."""
+    with safe_open(HELD_OUT / "classifier.safetensors", "pt") as file:
+        classes = json.loads(file.metadata()["concepts"])
     weights = load_file(HELD_OUT / "classifier.safetensors")
-    model = Classifier(len(names))
+    model = Classifier(len(classes))
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     model.eval()
-    return lambda images: [list(names)[i] for i in name_pictures(model, images)]
+    return lambda images: [classes[i] for i in name_pictures(model, images)]
 
 
 @pytest.fixture(scope="module")

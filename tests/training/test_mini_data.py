@@ -340,13 +340,15 @@ def test_the_subset_for_the_tests_is_of_several_sources_and_free_licences(tmp_pa
         ("cat", "game", "CC0-1.0", {}),
         ("cat", "font", "CC0-1.0", {"synthesised": True}),
         ("cat", "game", "CC0-1.0", {"offset": 5.0}),
+        ("horse", "game", "CC0-1.0", {}),
+        ("horse", "toy", "CC0-1.0", {}),
     ):
         audio = f"{len(rows)}.wav"
         write_audio(tmp_path / audio, sine(5.0), RATE)
         row = {"audio": audio, "concept": concept, "source": source, "licence": licence, "offset": 0.0}
         rows.append(row | {"package": source, "version": "1", "file": "f", "synthesised": False} | more)
     write_jsonl(tmp_path / "test.jsonl", rows)
-    written = write_subset(tmp_path, tmp_path / "subset", each=2)
+    written = write_subset(tmp_path, tmp_path / "subset", ["dog", "cat"], each=2)
     assert [(row["concept"], row["package"], row["licence"]) for row in written] == [
         ("dog", "game", "CC0-1.0"),
         ("dog", "toy", "GPL-2.0-or-later"),

@@ -14,15 +14,15 @@ from training.recipes.mini import autoencoder, train
 from training.recipes.mini.captions import Captions
 from training.recipes.mini.images import load_pictures, side_by_side
 from training.recipes.mini.loop import train as loop
-from training.recipes.mini.sounds import write_jsonl
+from training.recipes.mini.sounds import read_jsonl, write_jsonl
 
-CONCEPTS = {"piano": "black", "dog": "brown", "rain": "blue"}
+CONCEPTS = {"piano": "black", "dog": "brown", "rain": "blue", "cat": "orange"}
 ROLES = dict.fromkeys(train.STYLES, "draw") | {"openmoji": "judge", "twemoji": "unseen"}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three concepts, each a disc of its colour in every style and a few seconds of sound in every split."""
+    """Four concepts, each a disc of its colour in every style and a few seconds of sound in every split."""
     folder = tmp_path_factory.mktemp("data")
     pictures = []
     for concept, colour in CONCEPTS.items():
@@ -34,10 +34,11 @@ def data(tmp_path_factory):
             pictures.append(row | {"package": f"@icons/{style}", "version": "1.0", "licence": "MIT"})
     write_jsonl(folder / "pictures.jsonl", pictures)
     every = []
+    heard = (sine(1.0), sine(1.0, freq=90.0), noise(1.0), sine(1.0, freq=900.0))
     for split in ("train", "valid", "test"):
         rows = []
         for number in range(4):
-            for concept, sound in zip(CONCEPTS, (sine(1.0), sine(1.0, freq=90.0), noise(1.0)), strict=True):
+            for concept, sound in zip(CONCEPTS, heard, strict=True):
                 name = f"{split}-{concept}-{number}.wav"
                 write_audio(folder / name, sound, 16_000)
                 row = {"audio": name, "concept": concept, "split": split}
@@ -56,9 +57,9 @@ def test_one_command_trains_every_part_and_its_export_hears_and_draws(data, tmp_
     line = ["--data", str(data), "--output", str(run), "--scale", "0", "--export", str(shipped)]
     assert train.main(line) == 0
     names = json.loads((shipped / "captions.json").read_text())
-    assert names == ["a piano", "a dog", "rain"]
+    assert names == ["a piano", "a dog", "rain"]  # a cat is drawn only
     sources = (shipped / "SOURCES.md").read_text()
-    assert "| train-sounds | 2.0 | CC0-1.0 | 12 |" in sources and "| @icons/noto | 1.0 | MIT | 3 |" in sources
+    assert "| train-sounds | 2.0 | CC0-1.0 | 16 |" in sources and "| @icons/noto | 1.0 | MIT | 4 |" in sources
     assert "test-sounds" not in sources and "openmoji" not in sources
     assert AudioEncoder.from_pretrained(shipped / "encoder").config.target == "mini"
     pipe = AudioToImagePipeline.from_pretrained(shipped / "encoder", shipped / "diffusion", device="cpu")
@@ -66,9 +67,11 @@ def test_one_command_trains_every_part_and_its_export_hears_and_draws(data, tmp_
     assert {each.caption for each in pipe.hear(heard, names)[0]} == set(names)
     (image,) = pipe(heard, steps=2, seed=0).images
     assert image.size == (128, 128)
-    files = [*run.glob("*/*.pt"), run / "encoder" / "encoder.safetensors"]
+    assert "a cat" in {row["caption"] for row in read_jsonl(run / "hearing" / "manifests" / "train.jsonl")}
+    assert {row["caption"] for row in read_jsonl(run / "encoder" / "manifests" / "train.jsonl")} == set(names)
+    files = [*run.glob("*/*.pt"), *run.glob("*/encoder.safetensors")]
     made = {path: path.stat().st_mtime_ns for path in files}
-    assert {path.stem for path in made} == {"autoencoder", "teacher", "unet", "encoder", "heard", "classifier"}
+    assert {path.parent.name for path in made} == set(train.STEPS)
     assert train.main(line[:-2]) == 0  # finished parts are loaded, not trained again
     assert made == {path: path.stat().st_mtime_ns for path in made}
 

@@ -1,12 +1,14 @@
 """What the tests of `mini` need: `python -m training.recipes.mini.heldout --data DATA --run RUN --output tests/mini`.
 
-A few held-out sounds of every concept, made small, and the classifier that judges the pictures.
+A few held-out sounds of every concept that mini hears, made small, and the classifier that judges the pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import av
@@ -29,15 +31,15 @@ _SECONDS = 4.0
 _BIT_RATE = 40_000
 
 
-def write_subset(data: Path, folder: Path, *, each: int = 2) -> list[dict]:
-    """Copy the first seconds of `each` held-out recordings of every concept that has as many; their rows.
+def write_subset(data: Path, folder: Path, concepts: Collection[str], *, each: int = 2) -> list[dict]:
+    """Copy the first seconds of `each` held-out recordings of every one of `concepts` that has as many; their rows.
 
     Of a concept's recordings those of different sources and with the fewest conditions come first. What is rendered
     or synthesised is left out. The rows, with package, file and licence, are `folder/sounds.jsonl`.
     """
     groups: dict[str, list[dict]] = defaultdict(list)
     for row in read_jsonl(data / "test.jsonl"):
-        if row["licence"] in LICENCES and not row["synthesised"] and row["offset"] == 0:
+        if row["concept"] in concepts and row["licence"] in LICENCES and not row["synthesised"] and row["offset"] == 0:
             groups[row["concept"]].append(row)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -78,10 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="the folder of training.recipes.mini.train")
     parser.add_argument("--output", type=Path, required=True, help="gets sounds.jsonl, *.opus, classifier.safetensors")
     options = parser.parse_args(argv)
-    rows = write_subset(options.data, options.output)
-    weights = Recipe(options.data, options.run).classifier.state_dict()
-    halves = {name: tensor.half().contiguous() for name, tensor in weights.items()}
-    save_file(halves, options.output / "classifier.safetensors")
+    recipe = Recipe(options.data, options.run)
+    rows = write_subset(options.data, options.output, recipe.audible)
+    halves = {name: tensor.half().contiguous() for name, tensor in recipe.classifier.state_dict().items()}
+    save_file(halves, options.output / "classifier.safetensors", {"concepts": json.dumps(recipe.concepts)})
     print(f"{options.output}: {len(rows)} sounds")
     return 0
 

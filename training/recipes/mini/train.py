@@ -1,8 +1,8 @@
 """Train all of `mini`: `python -m training.recipes.mini.train --data FOLDER --output FOLDER`.
 
-Autoencoder, text encoder, UNet, audio encoder, UNet once more with what the encoder hears, and the classifier that
-judges the pictures. Each part goes on where it was stopped; `--only` trains some of them: once autoencoder and teacher
-are there, two processes can train UNet and encoder.
+Autoencoder, text encoder, UNet, audio encoder on all sounds and then on those that it is to know, UNet once more with
+what the encoder hears, and the classifier that judges the pictures. Each part goes on where it was stopped; `--only`
+trains some of them: once autoencoder and teacher are there, two processes can train UNet and encoder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from .table import captions as wordings_of
 from .table import concepts as read_table
 from .table import plain_name
 
-STEPS = {"autoencoder": 2000, "teacher": 500, "unet": 5000, "encoder": 2400, "heard": 1200, "classifier": 2500}
+STEPS = {
+    "autoencoder": 2000,
+    "teacher": 500,
+    "unet": 5000,
+    "hearing": 1400,
+    "encoder": 2000,
+    "heard": 1200,
+    "classifier": 2500,
+}
 STYLES = {style.name: style.spoken for style in pictures.STYLES if style.role == "draw"}
 """What the UNet draws, and what it is called."""
 
@@ -45,6 +53,7 @@ class Recipe:
             self.concepts, [wordings_of(name, self.table[name]) for name in self.concepts], list(STYLES.values())
         )
         self.names = {name: plain_name(name, self.table[name]) for name in self.concepts}
+        self.audible = {name: self.names[name] for name in self.concepts if self.table[name].get("heard", True)}
         self.grid = _grid(drawn, self.concepts)
 
     def steps(self, part: str) -> int:
@@ -83,26 +92,34 @@ class Recipe:
         return diffusion.Library(self.autoencoder, self.grid)
 
     @cached_property
+    def hearing(self):
+        """The audio encoder after the sounds of all concepts, those included that it will not know well enough."""
+        return self._train_encoder("hearing", self.names, hearing.FIRST)
+
+    @cached_property
     def encoder(self):
-        """The audio encoder."""
+        """The audio encoder, trained on with the sounds that it is to know."""
+        _ = self.hearing
+        start = self.output / "hearing" / "encoder.safetensors"
+        return self._train_encoder("encoder", self.audible, {**hearing.SECOND, "run__encoder": str(start)})
+
+    def _train_encoder(self, part: str, names: dict[str, str], flags: dict[str, str]):
         _ = self.teacher  # `fit` loads it from its folder
-        manifests = hearing.write_manifests(self.data, self.output / "manifests", self.names)
+        manifests = hearing.write_manifests(self.data, self.output / part / "manifests", names)
         return hearing.train_encoder(
-            manifests, self.output / "diffusion", self.output / "encoder", steps=self.steps("encoder")
+            manifests, self.output / "diffusion", self.output / part, steps=self.steps(part), **flags
         )
 
     @cached_property
     def heard(self):
         """The UNet, trained on with what the encoder hears beside text."""
         unet, encoder = self.unet, self.encoder
-        source, data = hearing.training_source(
-            hearing.write_manifests(self.data, self.output / "manifests", self.names)
-        )
+        source, data = hearing.training_source(self.output / "encoder" / "manifests" / "train.jsonl")
         tokens, said = hearing.heard_tokens(encoder, source, data)
         text = self._text_prompts()
         first = text([("", [], 0)], torch.Generator())[:, :1]
         rows: dict[int, list[int]] = {}
-        back = {name: self.concepts.index(concept) for concept, name in self.names.items()}
+        back = {name: self.concepts.index(concept) for concept, name in self.audible.items()}
         for row, caption in enumerate(said):
             rows.setdefault(back[caption], []).append(row)
 
@@ -177,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         getattr(recipe, part)
     if options.export:
         pipeline = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.heard)
-        names = [recipe.names[name] for name in recipe.concepts]
+        names = list(recipe.audible.values())
         sources = summary.credits(*(read_jsonl(options.data / f"{kind}.jsonl") for kind in ("sounds", "pictures")))
         size = export.export(pipeline, recipe.encoder, names, sources, options.export)
         print(f"{options.export}: {size / 1e6:.1f} MB")
