@@ -1,5 +1,6 @@
 """The ComfyUI nodes: thin, each resolves its inputs and calls one function of audio2img_core."""
 
+from . import host
 from .blend import BlendConditioning
 from .conditioning import AudioToConditioning
 from .encode import EncodeAudio, LoadAudioEncoder
@@ -31,5 +32,6 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "Audio2ImgSpectrogram": "Preview Spectrogram",
     "Audio2ImgSimilarity": "Audio-Text Similarity",
 }
+host.serve_examples()
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

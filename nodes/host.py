@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ..audio2img_core.encoder import AudioEncoder
 
 ENCODERS = "audio_encoders"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+_EXAMPLE = " [example]"
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,8 @@ def intermediate_device() -> torch.device:
 
 
 def input_files() -> list[str]:
-    """Sounds and videos in the input folder and below, as paths relative to it."""
-    root = _input_root()
-    found = (p for p in walk_files(root) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
-    return sorted(p.relative_to(root).as_posix() for p in found)
+    """Sounds and videos in the input folder and below, as paths relative to it, then "NAME [example]" of the pack's."""
+    return _sounds_below(_input_root()) + [name + _EXAMPLE for name in _sounds_below(EXAMPLES)]
 
 
 def input_path(name: str) -> Path:
@@ -96,6 +96,11 @@ def input_path(name: str) -> Path:
     Raises:
         ValueError: it lies outside the host's folders. FileNotFoundError: there is none.
     """
+    if name.endswith(_EXAMPLE):
+        example = name.removesuffix(_EXAMPLE)
+        if example not in (known := _sounds_below(EXAMPLES)):
+            raise FileNotFoundError(f"{name}: no such example; there are {', '.join(known)}")
+        return EXAMPLES / example
     if folder_paths is None:
         path, roots = _input_root() / name, [_input_root()]
     else:
@@ -141,8 +146,7 @@ def encoder_path(name: str) -> str:
 
 def show(node: str | None, text: str) -> None:
     """Write a text on a node on the canvas; elsewhere, and in a ComfyUI that has no such text, nothing happens."""
-    server = sys.modules.get("server")  # ComfyUI's, where it runs
-    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    instance = _server()
     if node is not None and hasattr(instance, "send_progress_text"):
         instance.send_progress_text(text, node)
 
@@ -198,6 +202,22 @@ def encode_captions(target: str, captions: Sequence[str], clip: Any = None) -> t
     if target == MINI:
         return encode_texts(captions)
     raise ValueError(f"captions for an encoder of target {target!r} need the CLIP of its diffusion model: connect one")
+
+
+def serve_examples() -> None:
+    """Have ComfyUI's server hand out the example sounds at /audio2img/examples, for the page to play them."""
+    if (instance := _server()) is not None:
+        instance.routes.static("/audio2img/examples", EXAMPLES)
+
+
+def _server() -> Any:
+    """ComfyUI's server, None where none runs."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def _sounds_below(root: Path) -> list[str]:
+    found = (p for p in walk_files(root) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    return sorted(p.relative_to(root).as_posix() for p in found)
 
 
 def _encoder_device() -> torch.device:

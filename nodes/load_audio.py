@@ -30,7 +30,7 @@ class LoadAudio:
             "required": {
                 "audio_file": (
                     host.input_files(),
-                    {"tooltip": "A sound or video in ComfyUI's input folder or a folder in it."},
+                    {"tooltip": "A sound or video in ComfyUI's input folder or a folder in it, or an example."},
                 ),
                 "start": ("FLOAT", {"default": 0.0, **seconds, "tooltip": "Seconds to skip at the start of the file."}),
                 "duration": ("FLOAT", {"default": 0.0, **seconds, "tooltip": "Seconds to read; 0 reads to the end."}),

@@ -168,6 +168,13 @@ def test_a_file_in_a_folder_is_shown_and_a_missing_one_said(page):
     page.wait_for_function("id => app.graph.getNodeById(id).audio2imgSound.message.includes('no such file')", arg=node)
 
 
+def test_an_example_is_shown_and_played(page):
+    node = add(page, "LoadAudio")
+    choose(page, node, "audio_file", "piano.flac [example]")
+    assert heard(page, node) == pytest.approx(2.8, abs=0.1)
+    page.evaluate("document.querySelector('.audio2img-sound audio').play()")
+
+
 def test_a_workflow_runs_and_its_picture_is_seen(page):
     """Load Audio -> Preview Spectrogram -> Preview Image: needs no weights."""
     sound, drawn, shown = (

@@ -108,7 +108,7 @@ def test_load_audio(node, folders):
     (folders / "input" / "deep").mkdir()
     write_audio(folders / "input" / "deep" / "a.flac", waveform, 22050)
     options = node("Audio2ImgLoadAudio").INPUT_TYPES()["required"]["audio_file"][0]
-    assert options == ["deep/a.flac"]
+    assert [name for name in options if "[example]" not in name] == ["deep/a.flac"]
     loaded = node("Audio2ImgLoadAudio").execute("deep/a.flac", 0.5, 1.0)[0]
     assert loaded["sample_rate"] == 22050 and loaded["waveform"].shape == (1, 2, 22050)
     torch.testing.assert_close(loaded["waveform"][0], waveform[:, 11025:33075], atol=1e-3, rtol=0)
@@ -120,6 +120,17 @@ def test_load_audio_reads_the_sound_of_a_video(node, folders):
     write_audio(folders / "input" / "v.mp4", sine(1.0, rate=44100), 44100, video=True)
     loaded = node("Audio2ImgLoadAudio").execute("v.mp4", 0.0, 0.0)[0]
     assert loaded["waveform"].abs().max() > 0.3
+
+
+def test_examples_can_be_loaded_without_any_file_of_ones_own(node, folders):
+    loader = node("Audio2ImgLoadAudio")
+    options = loader.INPUT_TYPES()["required"]["audio_file"][0]
+    assert "piano.flac [example]" in options and options[-1].endswith(" [example]")
+    assert type(loader).VALIDATE_INPUTS("piano.flac [example]") is True
+    (loaded,) = loader.execute("piano.flac [example]", 0.0, 1.0)
+    assert loaded["waveform"].shape == (1, 2, 44100) and loaded["sample_rate"] == 44100
+    assert "no such example; there are" in type(loader).VALIDATE_INPUTS("gone.flac [example]")
+    assert "no such example" in type(loader).VALIDATE_INPUTS("../README.md [example]")
 
 
 def test_load_audio_notices_a_changed_file(node, folders):

@@ -10,8 +10,10 @@ const HANDLE = 6; // pixels around an edge of the selection in which it is caugh
 const SHORTEST = 0.05; // seconds; a shorter drag is a click
 const ACCEPT = "audio/*,video/*,.flac,.opus,.mkv,.m4a";
 
-/** Where a value of the file widget ("deep/a.flac", "b.wav [output]") is served. */
+/** Where a value of the file widget ("deep/a.flac", "b.wav [output]", "c.flac [example]") is served. */
 function viewURL(value) {
+  const example = /^(.*?)\s*\[example\]$/.exec(value);
+  if (example) return api.fileURL(`/audio2img/examples/${encodeURIComponent(example[1])}`);
   const annotated = /^(.*?)\s*\[(input|output|temp)\]$/.exec(value);
   const path = annotated ? annotated[1] : value;
   const slash = path.lastIndexOf("/");
@@ -27,7 +29,7 @@ function viewURL(value) {
 /** The loudest sample of each of PEAKS parts, over all channels; {peaks, seconds}. */
 async function readPeaks(url) {
   const answer = await fetch(url);
-  if (!answer.ok) throw new Error("no such file in the input folder");
+  if (!answer.ok) throw new Error("no such file");
   const context = new OfflineAudioContext(1, 1, 44100);
   const sound = await context.decodeAudioData(await answer.arrayBuffer());
   const peaks = new Float32Array(PEAKS);
