@@ -12,6 +12,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+import workflows
 from PIL import Image
 
 pytestmark = [
@@ -98,3 +99,28 @@ def test_bad_inputs_are_refused_with_a_reason_before_anything_runs(api, node, in
     with pytest.raises(urllib.error.HTTPError) as refused:
         api("/prompt", {"prompt": prompt})
     assert refused.value.code == 400 and message in refused.value.read().decode()
+
+
+@pytest.mark.parametrize("name", workflows.WITHOUT_DOWNLOADS)
+def test_example_workflows_run_as_they_are(api, name):
+    known = api("/object_info")
+    prompt = workflows.to_prompt(workflows.load(name), known)
+    outputs = run(api, prompt)
+    shown = [key for key, node in prompt.items() if known[node["class_type"]]["output_node"]]
+    assert shown and set(shown) <= set(outputs)
+    for key in shown:
+        for saved in outputs[key].get("images", ()):
+            assert len(api("/view?" + urllib.parse.urlencode(saved), raw=True)) > 1000
+
+
+def test_frames_change_with_the_sound(api):
+    prompt = workflows.to_prompt(workflows.load("sound_driven_frames"), api("/object_info"))
+    (save,) = workflows.of_type(prompt, "SaveAnimatedWEBP")
+    (saved,) = run(api, prompt)[save]["images"]
+    with Image.open(io.BytesIO(api("/view?" + urllib.parse.urlencode(saved), raw=True))) as film:
+        assert film.size == (128, 128) and film.n_frames == 23  # 2.81 s at 8 a second
+        frames = []
+        for index in range(film.n_frames):
+            film.seek(index)
+            frames.append(np.asarray(film.convert("RGB")).astype(int))
+    assert np.abs(frames[0] - frames[-1]).mean() > 1

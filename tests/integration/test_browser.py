@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import workflows
 from sounds import sine, write_audio
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -190,3 +191,27 @@ def test_a_workflow_runs_and_its_picture_is_seen(page):
     keep(page, "spectrogram")
     size = page.evaluate("id => (i => [i.naturalWidth, i.naturalHeight])(app.graph.getNodeById(id).imgs[0])", shown)
     assert size == [960, 420]
+
+
+@pytest.mark.parametrize("name", workflows.NAMES)
+def test_example_workflows_open_without_a_missing_node(page, name):
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflows.load(name))
+    page.wait_for_timeout(1500)
+    keep(page, f"workflow-{name}")
+    kinds = page.evaluate("app.graph._nodes.map(node => [node.type, !!LiteGraph.registered_node_types[node.type]])")
+    assert kinds and all(known for _, known in kinds), kinds
+    assert len(kinds) == len(workflows.load(name)["nodes"])
+    posted = page.evaluate("async () => (await app.graphToPrompt()).output")
+    known = page.evaluate("async () => await (await fetch('/object_info')).json()")
+    ours = workflows.to_prompt(workflows.load(name), known)
+    assert {key: node["inputs"] for key, node in posted.items()} == {key: node["inputs"] for key, node in ours.items()}
+
+
+def test_sound_to_image_is_run_and_its_picture_seen(page):
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflows.load("sound_to_image"))
+    page.wait_for_timeout(1500)
+    page.evaluate("app.queuePrompt(0, 1)")
+    save = "app.graph._nodes.find(node => node.type === 'SaveImage')"
+    page.wait_for_function(f"{save}.imgs?.[0]?.naturalWidth === 128", timeout=120_000)
+    page.wait_for_timeout(800)
+    keep(page, "sound_to_image")
