@@ -244,7 +244,8 @@ app.registerExtension({
       take(picker.files, editor);
       picker.value = "";
     });
-    const button = node.addWidget("button", "choose sound or video to upload", null, () => picker.click());
+    const options = { serialize: false }; // of what is posted; the attribute below is of what is saved
+    const button = node.addWidget("button", "choose sound or video to upload", null, () => picker.click(), options);
     button.serialize = false;
     node.addDOMWidget("sound", "audio2img_sound", editor.element, {
       serialize: false,
