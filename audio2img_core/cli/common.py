@@ -28,6 +28,28 @@ def add_cut_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--duration", type=float, metavar="S", help="seconds to read (default: to the end)")
 
 
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """--prompt, --prompt-weight and --negative."""
+    parser.add_argument("--prompt", metavar="TEXT", help="text mixed with the sound")
+    parser.add_argument("--prompt-weight", type=float, default=0.5, metavar="W", help="0: sound only, 1: text only")
+    parser.add_argument("--negative", metavar="TEXT", help="text to steer away from (default: the empty prompt)")
+
+
+def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
+    """--steps, --guidance and --size."""
+    parser.add_argument("--steps", type=int, help="sampler steps (default: 12 for mini, else 20)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 3 for mini, else 7.5)")
+    parser.add_argument(
+        "--size", type=parse_size, metavar="WxH", help="in pixels, such as 512x768 (default: the model's)"
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--encoder and --diffusion."""
+    for part in ("encoder", "diffusion"):
+        parser.add_argument(f"--{part}", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
+
+
 def quiet_libraries() -> None:
     """No progress bars and warnings of the model libraries; to be called before the models are loaded."""
     import diffusers
@@ -36,6 +58,15 @@ def quiet_libraries() -> None:
     for library in (transformers, diffusers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "512x768" -> (512, 768)."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write WIDTHxHEIGHT, such as 512x768") from None
+    return width, height
 
 
 @contextmanager

@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ..files import check_writable, whole_file
-from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
-from .generate import parse_size
+from .common import (
+    add_cut_arguments,
+    add_device_arguments,
+    add_drawing_arguments,
+    add_model_arguments,
+    add_prompt_arguments,
+    progress,
+    quiet_libraries,
+)
 
 HELP = "Draw a film that changes with a sound."
 
@@ -30,18 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--smoothing", type=float, default=0.25, metavar="S", help="seconds over which is evened out (default: 0.25)"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="text mixed with the sound")
-    parser.add_argument("--prompt-weight", type=float, default=0.5, metavar="W", help="0: sound only, 1: text only")
-    parser.add_argument("--negative", metavar="TEXT", help="text to steer away from (default: the empty prompt)")
-    parser.add_argument("--steps", type=int, help="sampler steps (default: 12 for mini, else 20)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 3 for mini, else 7.5)")
+    add_prompt_arguments(parser)
+    add_drawing_arguments(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="of every picture: the sound alone changes them (default: 0)"
     )
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures drawn at once (default: 4)")
-    parser.add_argument("--size", type=parse_size, metavar="WxH", help="in pixels (default: the model's)")
-    parser.add_argument("--encoder", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
-    parser.add_argument("--diffusion", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
+    add_model_arguments(parser)
     add_device_arguments(parser)
 
 

@@ -10,7 +10,17 @@ from typing import Any
 
 from .. import __version__
 from ..files import check_writable, find_sounds, free_name, whole_file
-from .common import MINI, add_cut_arguments, add_device_arguments, message, progress, quiet_libraries
+from .common import (
+    MINI,
+    add_cut_arguments,
+    add_device_arguments,
+    add_drawing_arguments,
+    add_model_arguments,
+    add_prompt_arguments,
+    message,
+    progress,
+    quiet_libraries,
+)
 
 HELP = "Draw pictures of what is heard in sound files."
 
@@ -26,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .png name (NAME-SOUND-SEED.png where there are several), else a folder (default: here)",
     )
     add_cut_arguments(parser)
-    parser.add_argument("--prompt", metavar="TEXT", help="text mixed with the sound")
-    parser.add_argument("--prompt-weight", type=float, default=0.5, metavar="W", help="0: sound only, 1: text only")
-    parser.add_argument("--negative", metavar="TEXT", help="text to steer away from (default: the empty prompt)")
+    add_prompt_arguments(parser)
     parser.add_argument(
         "--sound-strength", type=float, default=1.0, metavar="X", help="0: nothing, 1: the sound, 1.5: more"
     )
@@ -38,15 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="average",
         help="of clips longer than one window: average or join them, or keep a picture each",
     )
-    parser.add_argument("--steps", type=int, help="sampler steps (default: 12 for mini, else 20)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 3 for mini, else 7.5)")
+    add_drawing_arguments(parser)
     parser.add_argument("--seed", type=int, help="of the first picture, the next count up (default: by chance)")
     parser.add_argument("--count", type=int, default=1, help="pictures a sound (default: 1)")
-    parser.add_argument(
-        "--size", type=parse_size, metavar="WxH", help="in pixels, such as 512x768 (default: the model's)"
-    )
-    parser.add_argument("--encoder", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
-    parser.add_argument("--diffusion", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
+    add_model_arguments(parser)
     parser.add_argument("--controlnet", metavar="PATH", help="folder or hub id of a ControlNet")
     parser.add_argument("--control-image", metavar="FILE", help="picture for the ControlNet")
     parser.add_argument("--control-scale", type=float, default=1.0, metavar="X", help="weight of the ControlNet")
@@ -174,12 +177,3 @@ def open_image(path: str | None) -> Any:
         raise FileNotFoundError(f"{path}: no such picture") from None
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a picture that can be read") from error
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """ "512x768" -> (512, 768)."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write WIDTHxHEIGHT, such as 512x768") from None
-    return width, height
