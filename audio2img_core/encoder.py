@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertPreTrainedModel
 from transformers.utils import ModelOutput
 
+from .attention import use_fast_attention
 from .audio import prepare
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
@@ -49,7 +50,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
 
     def __init__(self, config: AudioEncoderConfig):
         super().__init__(config)
-        self.backbone = Wav2Vec2BertModel(config.backbone)
+        self.backbone = use_fast_attention(Wav2Vec2BertModel(config.backbone))
         self.head = make_head(config.head, config.backbone, config.token_dim, config.pooled_dim)
         # How sharply cosines tell captions apart: learned with the encoder as CLIP's, used to name what is heard.
         # A training whose loss uses them unfreezes them: DDP waits for the gradient of every parameter that is not.
