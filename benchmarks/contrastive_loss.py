@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.paired import cpu_name  # noqa: E402
+
 TEMPERATURE = 0.15
 
 
@@ -82,12 +85,6 @@ def in_child(name: str, batch: int, tokens: int, width: int, repeats: int) -> di
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, __file__, "--measure", name, *values]
     return json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout)
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 
 def main() -> None:
