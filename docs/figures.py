@@ -110,8 +110,8 @@ def main() -> None:
     """Draw all of them with the embedded mini."""
     pipeline = AudioToImagePipeline.from_pretrained()
     draw_flow(pipeline)
-    draw_icon(pipeline, "crow")
-    draw_banner(pipeline, ["piano", "crow", "guitar", "choir", "cymbal"])
+    draw_icon(pipeline, "bird")
+    draw_banner(pipeline, ["piano", "bird", "rain", "choir", "drum"])
 
 
 if __name__ == "__main__":

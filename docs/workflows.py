@@ -135,7 +135,7 @@ def encode(graph: Graph, loaded: Node, encoder: Node) -> Node:
 
 def hear_for_sd15(graph: Graph) -> tuple[Node, Node]:
     """A checkpoint, and positive and negative of an example for it, in the first three columns."""
-    heard = encode(graph, *load(graph, "crow.flac [example]", SD15_ENCODER))
+    heard = encode(graph, *load(graph, "bird.flac [example]", SD15_ENCODER))
     large = graph.add("CheckpointLoaderSimple", column(1, 420), (300, 100), ckpt_name=SD15)
     given = {"embeds": heard["embeds"], "model": large["MODEL"]}
     return large, graph.add("Audio2ImgToConditioning", column(2), (300, 150), **given)
@@ -256,9 +256,9 @@ def sound_driven_frames(graph: Graph) -> None:
 
 
 def audio_similarity(graph: Graph) -> None:
-    loaded, name = load(graph, "crow.flac [example]")
+    loaded, name = load(graph, "bird.flac [example]")
     heard = encode(graph, loaded, name)
-    captions = "a bird\na dog\na piano\na guitar\nrain\na helicopter"
+    captions = "a bird\na dog\na piano\na flute\nrain\na helicopter"
     scored = graph.add("Audio2ImgSimilarity", column(2), (320, 220), embeds=heard["embeds"], captions=captions)
     graph.add("PreviewImage", column(3.1), (420, 300), images=scored["image"])
     graph.add("PreviewAny", column(3.1, 370), (420, 200), source=scored["scores"])

@@ -41,7 +41,7 @@ def test_the_tour_in_the_shell(here):
     done = subprocess.run(["sh", "-e", "-c", tour], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((folder / "pictures").glob("*.png"))) == 5
-    assert len(list(folder.glob("crow-*.png"))) == 2
+    assert len(list(folder.glob("bird-*.png"))) == 2
     assert (folder / "sounds.safetensors").exists() and (folder / "models" / "tiny.safetensors").exists()
 
 
@@ -77,7 +77,7 @@ def test_the_python(here):
     code = "\n".join(blocks("python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (folder / "crow.png").exists() and "torch.Size([1, 76, 256])" in done.stdout
+    assert (folder / "bird.png").exists() and "torch.Size([1, 76, 256])" in done.stdout
 
 
 def test_the_hub_commands_parse():

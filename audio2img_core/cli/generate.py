@@ -73,7 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output.parent if single else output)
     init_image, control_image = open_image(arguments.init_image), open_image(arguments.control_image)
     quiet_libraries()
-    from ..mini import captions
     from ..pipeline import AudioToImagePipeline
 
     pipeline = AudioToImagePipeline.from_pretrained(
@@ -113,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
             failed += 1
             print(f"audio2img: error: {message(error)}", file=sys.stderr)
             continue
-        if arguments.encoder == MINI and arguments.diffusion == MINI and captions():
+        if arguments.encoder == MINI and arguments.diffusion == MINI:
             print(f"{sound.name}: heard {say_heard(pipeline.hear(drawn.embeddings)[0])}", file=sys.stderr)
         windows = len(drawn.images) // arguments.count
         for number, (image, seed) in enumerate(zip(drawn.images, drawn.seeds, strict=True)):

@@ -9,6 +9,7 @@ from sounds import noise, sine
 from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.conditioning import condition, to_diffusers
 from audio2img_core.devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
+from audio2img_core.pipeline import Sampler
 from audio2img_core.text import encode_text
 
 TARGETS = ("sd15", "sd21", "sdxl", "mini")
@@ -125,7 +126,7 @@ def test_a_batch_draws_what_each_clip_draws_alone(pipes):
 
 def test_sounds_come_as_files_tensors_comfy_audio_and_embeddings(pipes, examples):
     pipe = pipes("sd15")
-    path = examples / "crow.flac"
+    path = examples / "drum.flac"
     from audio2img_core import load_audio
 
     waveform, rate = load_audio(path)
@@ -170,13 +171,13 @@ def test_a_model_without_text_encoder_draws_sound_and_refuses_text(tiny_folders)
         pipe(CLIP, steps=1, prompt="a dog")
 
 
-def test_the_default_pair_says_that_it_is_untrained(caplog):
-    from audio2img_core import mini
-
-    mini._warn.cache_clear()
+def test_the_default_pair_is_mini_with_its_own_sampler(caplog):
     pipe = AudioToImagePipeline.from_pretrained()
-    assert pipe(CLIP, steps=1).images
-    assert [r.message for r in caplog.records if "untrained" in r.message].__len__() == 1
+    assert pipe.encoder.config.target == "mini" and pipe.defaults == Sampler(12, 3.0)
+    drawn = pipe(CLIP, steps=1)
+    assert drawn.images[0].size == (128, 128)
+    assert sum(heard.score for heard in pipe.hear(drawn.embeddings, top=99)[0]) == pytest.approx(1, abs=1e-4)
+    assert not [record for record in caplog.records if not record.name.startswith("transformers")]
 
 
 @pytest.mark.parametrize(("encoder", "diffusion"), [("sd15", "sd21"), ("sd21", "sdxl"), ("sdxl", "sd15")])
@@ -204,7 +205,7 @@ def test_a_target_that_does_not_fit_is_refused_before_anything_is_loaded(tiny_fo
 )
 def test_impossible_values_are_refused(pipes, examples, options, message):
     with pytest.raises(ValueError, match=message):
-        pipes("sd15")(examples / "crow.flac", **{"steps": 1, **options})
+        pipes("sd15")(examples / "drum.flac", **{"steps": 1, **options})
 
 
 def test_embeddings_of_another_target_are_refused(pipes):

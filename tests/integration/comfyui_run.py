@@ -110,13 +110,13 @@ def through_ksampler(target):
         return apply(arguments["input"], arguments["timestep"], **arguments["c"])
 
     model.set_model_unet_function_wrapper(count)
-    piano, crow = (conditioning(loaded, f"{name}.flac") for name in ("piano", "crow"))
-    a, again, b = sample(model, *piano), sample(model, *piano), sample(model, *crow)
+    piano, bird = (conditioning(loaded, f"{name}.flac") for name in ("piano", "bird"))
+    a, again, b = sample(model, *piano), sample(model, *piano), sample(model, *bird)
     out = {
         "cond_shape": list(piano[0][0][0].shape),
         "batched": set(calls) == {2},
         "finite": bool(a.isfinite().all()),
-        "piano_differs_from_crow": (a - b).abs().max().item(),
+        "piano_differs_from_bird": (a - b).abs().max().item(),
         "same_again": (a - again).abs().max().item(),
     }
     if target == "sd15":
@@ -132,8 +132,6 @@ def through_ksampler(target):
 def mini():
     """The embedded default in ComfyUI and in diffusers: UNet, autoencoder, and a picture from the same noise."""
     embedded = pack("audio2img_core.mini")
-    if not embedded.is_trained():
-        return
     diffusion = embedded.load_mini_diffusion()
     model, vae = run("Audio2ImgLoadMini")
     loaded = run("Audio2ImgLoadEncoder", encoder_name="mini", dtype="auto")[0]

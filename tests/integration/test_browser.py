@@ -172,7 +172,7 @@ def test_a_file_in_a_folder_is_shown_and_a_missing_one_said(page):
 def test_an_example_is_shown_and_played(page):
     node = add(page, "LoadAudio")
     choose(page, node, "audio_file", "piano.flac [example]")
-    assert heard(page, node) == pytest.approx(2.8, abs=0.1)
+    assert heard(page, node) == pytest.approx(5.0, abs=0.1)
     page.evaluate("document.querySelector('.audio2img-sound audio').play()")
 
 

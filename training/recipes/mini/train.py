@@ -21,7 +21,7 @@ from ...teacher import Teacher
 from . import autoencoder, classifier, diffusion, export, hearing, pictures, summary, teacher
 from .captions import Captions
 from .images import Pictures, load_pictures
-from .sounds import read_jsonl
+from .sounds import read_jsonl, write_jsonl
 from .table import captions as wordings_of
 from .table import concepts as read_table
 from .table import plain_name
@@ -53,7 +53,9 @@ class Recipe:
             self.concepts, [wordings_of(name, self.table[name]) for name in self.concepts], list(STYLES.values())
         )
         self.names = {name: plain_name(name, self.table[name]) for name in self.concepts}
-        self.audible = {name: self.names[name] for name in self.concepts if self.table[name].get("heard", True)}
+        heard = {name: self.table[name].get("heard", "yes") for name in self.concepts}
+        self.learned = {name: self.names[name] for name in self.concepts if heard[name] != "no"}
+        self.audible = {name: self.names[name] for name in self.concepts if heard[name] == "yes"}
         self.grid = _grid(drawn, self.concepts)
 
     def steps(self, part: str) -> int:
@@ -101,7 +103,7 @@ class Recipe:
         """The audio encoder, trained on with the sounds that it is to know."""
         _ = self.hearing
         start = self.output / "hearing" / "encoder.safetensors"
-        return self._train_encoder("encoder", self.audible, {**hearing.SECOND, "run__encoder": str(start)})
+        return self._train_encoder("encoder", self.learned, {**hearing.SECOND, "run__encoder": str(start)})
 
     def _train_encoder(self, part: str, names: dict[str, str], flags: dict[str, str]):
         _ = self.teacher  # `fit` loads it from its folder
@@ -113,25 +115,18 @@ class Recipe:
     @cached_property
     def heard(self):
         """The UNet, trained on with what the encoder hears beside text."""
-        unet, encoder = self.unet, self.encoder
-        source, data = hearing.training_source(self.output / "encoder" / "manifests" / "train.jsonl")
-        tokens, said = hearing.heard_tokens(encoder, source, data)
         text = self._text_prompts()
-        first = text([("", [], 0)], torch.Generator())[:, :1]
-        rows: dict[int, list[int]] = {}
-        back = {name: self.concepts.index(concept) for concept, name in self.audible.items()}
-        for row, caption in enumerate(said):
-            rows.setdefault(back[caption], []).append(row)
 
         def prompts(asked: list[tuple[str, list[int], int]], generator: torch.Generator) -> Tensor:
             """Half of the prompts of one concept in the first style are sounds."""
+            first, tokens, rows = self._sounds_as_prompts
             given = text(asked, generator)
             for i, (words, shown, style) in enumerate(asked):
                 by_sound = words and len(shown) == 1 and style == 0 and shown[0] in rows
                 if by_sound and torch.rand((), generator=generator) < 0.5:
                     choice = rows[shown[0]]
                     row = choice[int(torch.randint(len(choice), (), generator=generator))]
-                    given[i] = torch.cat([first[0], tokens[row].float()])
+                    given[i] = torch.cat([first, tokens[row].float()])
             return given
 
         return diffusion.train_unet(
@@ -140,9 +135,25 @@ class Recipe:
             prompts,
             self.output / "heard",
             steps=self.steps("heard"),
-            start=unet,
+            start=self.unet,
             learning_rate=4e-4,
         )
+
+    @cached_property
+    def _sounds_as_prompts(self) -> tuple[Tensor, Tensor, dict[int, list[int]]]:
+        """The BOS token [1, D], what the encoder hears [N, 76, D] float16, and the rows of each concept's number."""
+        encoder = self.encoder
+        # Those of validation too: the encoder has not learned them, so they are heard as a user's sounds are.
+        manifests = self.output / "encoder" / "manifests"
+        sounds = [row for split in ("train", "valid") for row in read_jsonl(manifests / f"{split}.jsonl")]
+        write_jsonl(manifests / "heard.jsonl", sounds)
+        source, data = hearing.training_source(manifests / "heard.jsonl")
+        tokens, said = hearing.heard_tokens(encoder, source, data, epochs=2)
+        numbers = {name: self.concepts.index(concept) for concept, name in self.learned.items()}
+        rows: dict[int, list[int]] = {}
+        for row, caption in enumerate(said):
+            rows.setdefault(numbers[caption], []).append(row)
+        return encoder.bos_token[None].float(), tokens, rows
 
     @cached_property
     def classifier(self):
