@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +26,7 @@ from audio2img_core import AudioToImagePipeline, load_audio  # noqa: E402
 from audio2img_core.cli import main  # noqa: E402
 from audio2img_core.pictures import read_settings  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 CAPTIONS = "a piano\na dog\nrain"
 
 
@@ -301,10 +304,9 @@ def test_a_port_that_is_taken(capsys, models):
 def test_the_command_serves_until_it_is_stopped(models, stop):
     port = free_port()
     line = [sys.executable, "-m", "audio2img_core.cli", "app", "--port", str(port)]
-    root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [*line, "--encoder", models[0], "--diffusion", models[1]],
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -322,7 +324,7 @@ def test_without_gradio_one_line_says_how_to_get_it(tmp_path):
         "import audio2img_core.pipeline, audio2img_core.film\n"
         "from audio2img_core.cli import main\nraise SystemExit(main(['app']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == 'audio2img: error: the page needs Gradio: pip install "audio2img[app]"\n'
 
@@ -330,4 +332,23 @@ def test_without_gradio_one_line_says_how_to_get_it(tmp_path):
 def test_the_core_does_not_import_gradio():
     code = "import sys, audio2img_core.pipeline, audio2img_core.cli.main, audio2img_core.app.studio\n"
     code += "assert 'gradio' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("language", ["python", "sh"])
+def test_the_examples_of_the_documentation_run(address, tmp_path, language):
+    text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8").split("## By program")[1]
+    (code,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    code = code.replace("http://127.0.0.1:7860", address).replace(
+        'print(heard["label"])', ""
+    )  # the tiny model has none
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    line = [sys.executable, "-c", code] if language == "python" else ["sh", "-e", "-c", code]
+    if language == "sh" and not shutil.which("curl"):
+        pytest.skip("no curl")
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if language == "sh":
+        assert read_settings(tmp_path / "piano.png")["seed"] == 1
+    else:
+        assert re.search(r"piano-1\.png 1$", done.stdout.strip())

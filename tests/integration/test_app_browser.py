@@ -1,6 +1,7 @@
 """`audio2img app` as a visitor sees it, driven with Chromium.
 
-Needs `pip install playwright` and a Chromium (Debian's package, or $CHROMIUM). Screenshots go to $SCREENSHOTS, if set.
+Needs `pip install playwright` and a Chromium (Debian's package, or $CHROMIUM). Screenshots go to $SCREENSHOTS, if set;
+`docs/app.jpg` is the one named app-history.
 """
 
 from __future__ import annotations
