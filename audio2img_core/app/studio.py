@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -26,10 +24,10 @@ from ..hearing import Heard
 from ..pictures import write_picture
 from ..pipeline import AudioToImagePipeline
 from ..schedule import count_frames, schedule
+from .turns import Turns
 
 NOTHING = "nothing to hear: drop a sound, record one or choose an example"
 _KEPT = 3600.0  # seconds; the page takes a copy of a result as soon as it is made
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Drawing:
 
 
 class Studio:
-    """One pair of models, and one thread that works with it: requests are served in the order in which they come.
+    """One pair of models, at which callers from several threads take turns, in the order in which they come.
 
     Args:
         pipeline: hears and draws.
@@ -74,12 +72,12 @@ class Studio:
         self.pipeline = pipeline
         self.limits = limits or Limits()
         self._models = {"encoder": _shown(encoder), "diffusion": _shown(diffusion)}
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._turns = Turns()
         self._folder = tempfile.TemporaryDirectory(prefix="audio2img-app-")
 
     def close(self) -> None:
-        """Finish what is being drawn; remove the files."""
-        self._worker.shutdown(cancel_futures=True)
+        """Begin nothing more, wait for what is being drawn, remove the files."""
+        self._turns.close()
         self._folder.cleanup()
 
     def hear(
@@ -97,7 +95,10 @@ class Studio:
         """
         waveform = prepare(*self._load(sound, start, duration))[0]
         captions = captions or self.pipeline.captions
-        heard = self._do(self._name, waveform, captions) if captions else []
+        heard: list[Heard] = []
+        if captions:
+            with self._turns:
+                (heard,) = self.pipeline.hear((waveform[None], SAMPLE_RATE), captions, top=len(captions))
         return draw_spectrogram(waveform, width=680, height=320), heard
 
     def draw(
@@ -128,19 +129,19 @@ class Studio:
             raise ValueError(f"count must be between 1 and {self.limits.pictures}, not {count}")
         self._check_steps(drawing)
         waveform = prepare(*self._load(sound, start, duration))
-        drawn = self._do(
-            self.pipeline,
-            (waveform, SAMPLE_RATE),
-            prompt=drawing.prompt,
-            prompt_weight=drawing.prompt_weight,
-            negative=drawing.negative,
-            sound_strength=sound_strength,
-            steps=drawing.steps,
-            guidance=drawing.guidance,
-            seed=seed,
-            count=count,
-            on_step=on_step,
-        )
+        with self._turns:
+            drawn = self.pipeline(
+                (waveform, SAMPLE_RATE),
+                prompt=drawing.prompt,
+                prompt_weight=drawing.prompt_weight,
+                negative=drawing.negative,
+                sound_strength=sound_strength,
+                steps=drawing.steps,
+                guidance=drawing.guidance,
+                seed=seed,
+                count=count,
+                on_step=on_step,
+            )
         stem, folder = Path(sound).stem, self._new_folder()
         more = {"start": start, "duration": duration, "sound_strength": sound_strength}
         pictures = []
@@ -186,7 +187,14 @@ class Studio:
                 f"{seconds:.1f} s at {fps:g} pictures a second are {frames} pictures; "
                 f"at most {self.limits.frames} are drawn: choose a shorter part or fewer a second"
             )
-        heard = self._do(schedule, self.pipeline.encoder, waveform, rate, fps=fps, smoothing=smoothing, on_step=on_hear)
+
+        def hearing(done: int, total: int) -> None:
+            if on_hear is not None:
+                on_hear(done, total)
+            self._turns.pass_on()
+
+        with self._turns:
+            heard = schedule(self.pipeline.encoder, waveform, rate, fps=fps, smoothing=smoothing, on_step=hearing)
         seed = secrets.randbits(32) if seed is None else seed
         images = draw_frames(
             self.pipeline,
@@ -226,10 +234,6 @@ class Studio:
         if drawing.steps is not None and drawing.steps > self.limits.steps:
             raise ValueError(f"steps must be between 1 and {self.limits.steps}, not {drawing.steps}")
 
-    def _name(self, waveform: Tensor, captions: Sequence[str]) -> list[Heard]:
-        (named,) = self.pipeline.hear((waveform[None], SAMPLE_RATE), captions, top=len(captions))
-        return named
-
     def _settings(self, sound: str, seed: int, drawing: Drawing, more: dict[str, Any]) -> dict[str, Any]:
         """What a result was made with, under the names that `audio2img generate` uses."""
         drawing = replace(
@@ -242,14 +246,13 @@ class Studio:
         settings = {**who, **vars(drawing), **more, **self._models}
         return {name: value for name, value in settings.items() if value is not None}
 
-    def _do(self, work: Callable[..., _T], *arguments: Any, **options: Any) -> _T:
-        """Run in the models' thread, after what was asked for before; in the caller's context, for its progress bar."""
-        context = contextvars.copy_context()
-        return self._worker.submit(context.run, work, *arguments, **options).result()
-
     def _in_turn(self, images: Iterator[Image.Image]) -> Iterator[Image.Image]:
         """The same pictures, each drawn when it is its turn among what others ask for."""
-        while (image := self._do(next, images, None)) is not None:
+        while True:
+            with self._turns:
+                image = next(images, None)
+            if image is None:
+                return
             yield image
 
     def _new_folder(self) -> Path:

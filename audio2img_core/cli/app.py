@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"audio2img: {address} (stop with Ctrl-C)", flush=True)
         stopped.wait()
     finally:
+        studio.close()  # first: who still waits is told so by the page
         if page is not None:
             page.close(verbose=False)
-        studio.close()
     return 0

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +69,7 @@ def sounds(tmp_path_factory):
     write_audio(folder / "nan.wav", nan, 16_000, codec="pcm_f32le")
     write_audio(folder / "none.wav", torch.zeros(0), 16_000)
     write_audio(folder / "long.wav", noise(6.0), 16_000)
+    write_audio(folder / "song.wav", noise(30.0), 16_000)
     write_audio(folder / "tone.wav", torch.cat([sine(1.0, freq=200.0), noise(1.0)]), 16_000)
     write_audio(folder / "big.wav", noise(12.0, rate=96_000), 96_000)
     Image.new("RGB", (8, 8)).save(folder / "picture.wav", format="PNG")
@@ -233,13 +236,56 @@ def test_twenty_requests_at_once_get_their_own_answers_in_order(client, address,
     assert len(set(pixels)) == 20 and draw(client, sounds["tone.wav"], steps=3, seed=13)[0][0].tobytes() == pixels[13]
 
 
-def test_pictures_are_drawn_between_those_of_a_film(client, sounds):
-    """A visitor does not wait for the whole film of another."""
-    sound = gradio_client.handle_file(sounds["tone.wav"])
-    film = client.submit(sound, steps=30, fps=15, smoothing=0, api_name="/film")
-    draw(client, sounds["tone.wav"], steps=1)
-    assert not film.done()
-    assert film.result(timeout=300)
+def test_pictures_are_drawn_between_the_windows_and_pictures_of_a_film(models, sounds):
+    """A visitor does not wait for the whole film of another, neither while it is heard nor while it is drawn."""
+    from audio2img_core.app.studio import Drawing, Studio
+
+    studio, order = Studio(AudioToImagePipeline.from_pretrained(*models)), []
+    heard, drawn = threading.Event(), threading.Event()
+
+    def reported(name, begun, done, total):
+        order.append((name, done, total))
+        begun.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        film = pool.submit(
+            studio.film, str(sounds["song.wav"]), Drawing(steps=1), fps=6, smoothing=0,
+            on_hear=lambda *steps: reported("hearing", heard, *steps),
+            on_step=lambda *steps: reported("drawing", drawn, *steps),
+        )  # fmt: skip
+        for begun in (heard, drawn):
+            assert begun.wait(60)
+            studio.draw(str(sounds["tone.wav"]), Drawing(steps=1))
+            order.append(("visitor",))
+        film.result(timeout=300)
+    studio.close()
+    first, second = (place for place, what in enumerate(order) if what == ("visitor",))
+    assert order[first - 1][0] == "hearing" and order[first - 1][1] < order[first - 1][2]
+    assert order[second - 1][0] == "drawing" and order[second - 1][1] < order[second - 1][2]
+
+
+def test_turns_are_taken_in_the_order_in_which_they_are_asked_for():
+    from audio2img_core.app.turns import Turns
+
+    turns, order = Turns(), []
+
+    def ask(name):
+        with turns:
+            order.append(name)
+
+    with ThreadPoolExecutor(8) as pool, turns:
+        for name in range(8):
+            pool.submit(ask, name)
+            while turns._given < name + 2:  # this one's ticket
+                time.sleep(0.001)
+        turns.pass_on()
+        order.append("passed on")
+    assert order == [*range(8), "passed on"]
+    with turns, pytest.raises(ValueError, match="being closed"):
+        turns.close(timeout=0)
+        turns.pass_on()
+    with pytest.raises(ValueError, match="being closed"), turns:
+        raise AssertionError
 
 
 def test_two_visitors_with_their_own_sounds(address, sounds, examples):
@@ -352,3 +398,14 @@ def test_the_examples_of_the_documentation_run(address, tmp_path, language):
         assert read_settings(tmp_path / "piano.png")["seed"] == 1
     else:
         assert re.search(r"piano-1\.png 1$", done.stdout.strip())
+
+
+def test_files_of_the_server_cannot_be_named(address, tmp_path):
+    secret = write_audio(tmp_path / "secret.wav", noise(0.5), 16_000)
+    for path in (ROOT / "examples" / "captions.jsonl", ROOT / "pyproject.toml", "/etc/hostname"):
+        asked = {"sound": {"path": str(path), "meta": {"_type": "gradio.FileData"}}, "steps": 1}
+        event = httpx.post(f"{address}/gradio_api/call/v2/draw", json=asked).json()["event_id"]
+        answer = httpx.get(f"{address}/gradio_api/call/v2/draw/{event}", timeout=60).text
+        assert "event: error" in answer and "event: complete" not in answer
+        assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
+    assert httpx.get(f"{address}/gradio_api/file={secret}").status_code in (403, 404)
