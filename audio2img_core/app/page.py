@@ -115,8 +115,8 @@ def build_page(studio: Studio, examples: Sequence[tuple[Path, str]] = ()) -> gr.
                     )
                 with gr.Tab("Film"):
                     with gr.Row(equal_height=True):
-                        fps = slider(1, 24, 8, step=1, label="Pictures/s", scale=2)
-                        smoothing = slider(0, 2, 0.25, step=0.05, label="Smoothing, s", scale=2)
+                        fps = slider(1, 24, 8, step=1, label="Pictures/s", scale=3)
+                        smoothing = slider(0, 2, 0.25, step=0.05, label="Smoothing", scale=3)
                         shoot = gr.Button("Make the film", variant="primary", size="lg", scale=2, elem_id="shoot")
                     film = gr.Video(label="Film, with its sound", interactive=False, height=420, elem_id="film")
                     film_note = gr.HTML()
