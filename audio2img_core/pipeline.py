@@ -105,6 +105,11 @@ class AudioToImagePipeline:
             pipeline._captions = mini.captions()
         return pipeline
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What `hear` chooses from where it is told nothing: the mini model's own; no other model has some."""
+        return tuple(self._captions)
+
     def to(self, device: torch.device | str) -> AudioToImagePipeline:
         """Move both models; returns self."""
         self.encoder.to(device)

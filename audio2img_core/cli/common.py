@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from ..checks import one_line
-
 MINI = "mini"
 
 
@@ -88,10 +86,3 @@ def progress(label: str, *, unit: str = "step") -> Iterator[Callable[[int, int],
                 bars.pop().close()
 
         yield on_step
-
-
-def message(error: BaseException) -> str:
-    """An error's message as one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return one_line(str(error)) or type(error).__name__

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..checks import message
 from ..files import check_writable, find_sounds
-from .common import MINI, add_cut_arguments, add_device_arguments, message, progress, quiet_libraries
+from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
 
 HELP = "Encode sound files to one .safetensors file of embeddings; a stopped run goes on where it was."
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ..files import check_writable, whole_file
 from .common import (
@@ -62,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output.parent if film else output)
     waveform, rate = load_audio(arguments.input, start=arguments.start, duration=arguments.duration, sample_rate=None)
     quiet_libraries()
-    from ..film import write_film
+    from ..film import draw_frames, write_film
     from ..pipeline import AudioToImagePipeline
     from ..schedule import schedule
 
@@ -82,7 +80,19 @@ def run(arguments: argparse.Namespace) -> int:
             on_step=on_step,
         )
     with progress("drawing", unit="picture") as on_step:
-        images = _draw(pipeline, heard, arguments, on_step)
+        images = draw_frames(
+            pipeline,
+            heard,
+            prompt=arguments.prompt,
+            prompt_weight=arguments.prompt_weight,
+            negative=arguments.negative,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            seed=arguments.seed,
+            size=arguments.size,
+            batch_size=arguments.batch_size,
+            on_step=on_step,
+        )
         if film:
             length = round(len(heard.tokens) / arguments.fps * rate)
             write_film(output, images, fps=arguments.fps, waveform=waveform[:, :length], sample_rate=rate)
@@ -92,22 +102,3 @@ def run(arguments: argparse.Namespace) -> int:
                     image.save(partial, format="PNG")
     print(output)
     return 0
-
-
-def _draw(pipeline: Any, heard: Any, arguments: argparse.Namespace, on_step: Callable[[int, int], None]) -> Iterator:
-    """The pictures of all rows, in batches."""
-    rows = len(heard.tokens)
-    for first in range(0, rows, arguments.batch_size):
-        part = heard.rows(first, first + arguments.batch_size)
-        yield from pipeline(
-            part,
-            windows="keep",
-            prompt=arguments.prompt,
-            prompt_weight=arguments.prompt_weight,
-            negative=arguments.negative,
-            steps=arguments.steps,
-            guidance=arguments.guidance,
-            seed=arguments.seed,
-            size=arguments.size,
-        ).images
-        on_step(min(first + arguments.batch_size, rows), rows)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import check_writable, find_sounds, free_name, whole_file
+from ..checks import message
+from ..files import check_writable, find_sounds, free_name
+from ..pictures import open_image, write_picture
 from .common import (
     MINI,
     add_cut_arguments,
@@ -17,7 +18,6 @@ from .common import (
     add_drawing_arguments,
     add_model_arguments,
     add_prompt_arguments,
-    message,
     progress,
     quiet_libraries,
 )
@@ -147,32 +147,3 @@ def settings(arguments: argparse.Namespace, defaults: Any, sound: Path, seed: in
     options = {name: value for name, value in vars(arguments).items() if name not in left_out and value is not None}
     drawn = {"steps": defaults.steps, "guidance": defaults.guidance, **options}
     return {"audio2img": __version__, "sound": sound.name, "seed": seed, **drawn}
-
-
-def write_picture(image: Any, path: Path, values: dict[str, Any]) -> None:
-    """Write a PNG with its settings as JSON in the text chunk `audio2img`."""
-    from PIL.PngImagePlugin import PngInfo
-
-    chunks = PngInfo()
-    chunks.add_itxt("audio2img", json.dumps(values, ensure_ascii=False))
-    with whole_file(path) as partial:
-        image.save(partial, format="PNG", pnginfo=chunks)
-
-
-def open_image(path: str | None) -> Any:
-    """A PIL image; None for None.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: no picture.
-    """
-    if path is None:
-        return None
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a picture that can be read") from error

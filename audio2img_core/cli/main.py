@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import convert, encode, film, generate, hear, info, init
+from . import app, convert, encode, film, generate, hear, info, init
 from .program import run_program
 
 
@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program(
         "audio2img",
         "Sound as a prompt: draw what is heard.",
-        (generate, film, hear, encode, info, convert, init),
+        (generate, film, hear, app, encode, info, convert, init),
         argv,
         log=[__package__.split(".")[0]],
     )

@@ -12,8 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from .. import __version__
-from ..checks import first_line
-from .common import message
+from ..checks import first_line, message
 
 
 def run_program(

@@ -1,0 +1,411 @@
+"""The page's endpoints, called over HTTP as its visitors call them, on a server that really runs, with tiny models."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sounds import noise, sine, write_audio
+
+gradio_client = pytest.importorskip("gradio_client", reason='needs pip install "audio2img[app]"')
+httpx = pytest.importorskip("httpx")  # comes with it
+
+from audio2img_core import AudioToImagePipeline, load_audio  # noqa: E402
+from audio2img_core.cli import main  # noqa: E402
+from audio2img_core.pictures import read_settings  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+CAPTIONS = "a piano\na dog\nrain"
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folders):
+    folder = tiny_folders("sd15")
+    return str(folder / "encoder"), str(folder / "diffusion")
+
+
+@pytest.fixture(scope="module")
+def address(models):
+    """Of a running page that takes 5 seconds of sound and files of 2 MB."""
+    from audio2img_core.app.server import serve
+    from audio2img_core.app.studio import Limits, Studio
+
+    encoder, diffusion = models
+    limits = Limits(seconds=5, megabytes=2, frames=30)
+    studio = Studio(AudioToImagePipeline.from_pretrained(*models), encoder=encoder, diffusion=diffusion, limits=limits)
+    page, where = serve(studio, port=free_port())
+    yield where
+    page.close(verbose=False)
+    studio.close()
+
+
+@pytest.fixture(scope="module")
+def client(address, tmp_path_factory):
+    return gradio_client.Client(address, verbose=False, download_files=str(tmp_path_factory.mktemp("answers")))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Name -> file."""
+    folder = tmp_path_factory.mktemp("sounds")
+    (folder / "text.wav").write_text("hello, this is text\n" * 50)
+    (folder / "empty.wav").write_bytes(b"")
+    nan = torch.full((1600,), 0.1)
+    nan[7] = float("nan")
+    write_audio(folder / "nan.wav", nan, 16_000, codec="pcm_f32le")
+    write_audio(folder / "none.wav", torch.zeros(0), 16_000)
+    write_audio(folder / "long.wav", noise(6.0), 16_000)
+    write_audio(folder / "song.wav", noise(30.0), 16_000)
+    write_audio(folder / "tone.wav", torch.cat([sine(1.0, freq=200.0), noise(1.0)]), 16_000)
+    write_audio(folder / "big.wav", noise(12.0, rate=96_000), 96_000)
+    Image.new("RGB", (8, 8)).save(folder / "picture.wav", format="PNG")
+    return {path.name: path for path in folder.iterdir()}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def draw(client, sound, **options):
+    """Pictures as arrays, their files, their settings."""
+    options = {"steps": 2, "seed": 1, **options}
+    drawn, settings = client.predict(gradio_client.handle_file(sound), **options, api_name="/draw")
+    paths = [Path(each["image"]) for each in drawn]
+    return [np.asarray(Image.open(path)) for path in paths], paths, settings
+
+
+def test_a_sound_is_seen_and_named(client, examples):
+    sound = gradio_client.handle_file(examples / "crow.flac")
+    spectrogram, heard = client.predict(sound, captions=CAPTIONS, api_name="/hear")
+    assert Image.open(spectrogram).size == (680, 320)
+    scores = {each["label"]: each["confidence"] for each in heard["confidences"]}
+    assert scores.keys() == set(CAPTIONS.splitlines()) and sum(scores.values()) == pytest.approx(1, abs=1e-4)
+    assert heard["label"] == max(scores, key=scores.get)
+    cut, _ = client.predict(sound, start=0.1, duration=0.2, captions=CAPTIONS, api_name="/hear")
+    assert Image.open(cut).tobytes() != Image.open(spectrogram).tobytes()
+
+
+def test_a_model_without_captions_shows_the_spectrogram_alone(client, examples):
+    _, heard = client.predict(gradio_client.handle_file(examples / "crow.flac"), api_name="/hear")
+    assert heard is None or not heard.get("confidences")
+
+
+def test_a_seed_draws_what_the_command_line_draws(client, examples, tmp_path, models, capsys):
+    (pixels,), (path,), _ = draw(client, examples / "crow.flac", seed=9, prompt="a bird", prompt_weight=0.3, start=0.1)
+    (again,), _, _ = draw(client, examples / "crow.flac", seed=9, prompt="a bird", prompt_weight=0.3, start=0.1)
+    (other,), _, _ = draw(client, examples / "crow.flac", seed=10, prompt="a bird", prompt_weight=0.3, start=0.1)
+    assert np.array_equal(pixels, again) and not np.array_equal(pixels, other)
+    command = ["generate", examples / "crow.flac", "-o", tmp_path / "cli.png", "--encoder", models[0]]
+    command += ["--diffusion", models[1], "--seed", 9, "--steps", 2, "--start", 0.1]
+    assert main([str(word) for word in [*command, "--prompt", "a bird", "--prompt-weight", 0.3]]) == 0
+    assert np.array_equal(pixels, np.asarray(Image.open(tmp_path / "cli.png")))
+    ours, theirs = read_settings(path), read_settings(tmp_path / "cli.png")
+    assert ours["encoder"] == "encoder" and ours["diffusion"] == "diffusion"  # without the folders of this machine
+    assert {name: theirs[name] for name in ours} == {**ours, "encoder": models[0], "diffusion": models[1]}
+
+
+def test_pictures_carry_their_settings(client, examples, capsys):
+    _, paths, settings = draw(client, examples / "crow.flac", seed=4, count=3, negative="noise ☃", guidance=2)
+    assert [path.name for path in paths] == ["crow-4.png", "crow-5.png", "crow-6.png"]
+    assert [read_settings(path) for path in paths] == settings
+    assert settings[2]["seed"] == 6 and settings[2]["negative"] == "noise ☃" and settings[2]["guidance"] == 2
+    assert main(["info", str(paths[2])]) == 0 and "crow.flac" in capsys.readouterr().out
+
+
+def test_a_seed_by_chance_is_told(client, examples):
+    seeds = {draw(client, examples / "crow.flac", seed=None)[2][0]["seed"] for _ in range(2)}
+    assert len(seeds) == 2
+
+
+def test_a_film_with_its_sound(client, sounds):
+    path, settings = client.predict(
+        gradio_client.handle_file(sounds["tone.wav"]), steps=2, seed=3, fps=3, smoothing=0, api_name="/film"
+    )
+    path = path["video"] if isinstance(path, dict) else path
+    assert settings["seed"] == 3 and settings["fps"] == 3 and Path(path).name == "tone.mp4"
+    with av.open(path) as container:
+        assert len(list(container.decode(video=0))) == 6
+    assert load_audio(path)[0].shape[1] == pytest.approx(32_000, abs=2500)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, "nothing to hear: drop a sound"),
+        ("text.wav", "text.wav cannot be decoded"),
+        ("picture.wav", "picture.wav"),
+        ("empty.wav", "empty.wav is empty"),
+        ("none.wav", "none.wav holds no sound"),
+        ("nan.wav", "nan.wav holds NaN"),
+        ("long.wav", "long.wav is longer than 5 s"),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["/hear", "/draw", "/film"])
+def test_a_bad_sound_is_said_in_a_line(client, sounds, name, words, endpoint):
+    sound = None if name is None else gradio_client.handle_file(sounds[name])
+    with pytest.raises(gradio_client.exceptions.AppError) as caught:
+        client.predict(sound, api_name=endpoint)
+    said = str(caught.value)
+    assert words in said and "\n" not in said and "/" not in said.replace("a sound or video", "")
+
+
+def test_a_part_of_a_long_sound_is_drawn(client, sounds):
+    assert len(draw(client, sounds["long.wav"], duration=5, steps=1)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"start": 3}, "start 3 s is at or past the end of tone.wav"),
+        ({"start": -1}, "start must be"),
+        ({"duration": 0}, "duration must be"),
+        ({"steps": 0}, "steps must be between 1"),
+        ({"steps": 101}, "steps must be between 1 and 100, not 101"),
+        ({"steps": "many"}, "Steps must be a number"),
+        ({"count": 0}, "count must be at least 1"),
+        ({"count": 9}, "count must be between 1 and 8, not 9"),
+        ({"seed": -1}, "seed must be between 0"),
+        ({"guidance": -1}, "guidance must be"),
+        ({"sound_strength": -1}, "strength"),
+        ({"prompt": "x", "prompt_weight": 3}, "between 0 and 1"),
+    ],
+)
+def test_a_bad_value_is_said_by_its_name(client, sounds, options, words):
+    with pytest.raises(gradio_client.exceptions.AppError, match=words):
+        draw(client, sounds["tone.wav"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"fps": 0}, "fps must be above 0"), ({"fps": 24}, "at most 30"), ({"smoothing": -1}, "smoothing must be")],
+)
+def test_a_film_that_cannot_be_is_said(client, sounds, options, words):
+    with pytest.raises(gradio_client.exceptions.AppError, match=words):
+        client.predict(gradio_client.handle_file(sounds["tone.wav"]), steps=1, **options, api_name="/film")
+
+
+def test_names_of_files_are_no_html(client, tmp_path):
+    path = tmp_path / "a <b> & c.wav"
+    path.write_text("text")
+    with pytest.raises(gradio_client.exceptions.AppError) as caught:
+        draw(client, path)
+    assert "<b>" not in str(caught.value)
+
+
+def test_a_file_that_is_too_big_is_not_taken(client, sounds):
+    with pytest.raises(Exception, match="(?i)size|413|too large"):
+        draw(client, sounds["big.wav"])
+
+
+def test_twenty_requests_at_once_get_their_own_answers_in_order(client, address, sounds):
+    with open(sounds["tone.wav"], "rb") as file:
+        uploaded = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).json()[0]
+    sound = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
+    events = []
+    for seed in range(20):  # all are posted before the first one is asked for
+        asked = {"sound": sound, "steps": 3, "seed": seed}
+        events.append(httpx.post(f"{address}/gradio_api/call/v2/draw", json=asked).json()["event_id"])
+
+    def answer(event):
+        text = httpx.get(f"{address}/gradio_api/call/v2/draw/{event}", timeout=300).text
+        (drawn, (settings,)) = json.loads(text.split("event: complete\ndata: ")[1])
+        return Path(drawn[0]["image"]["path"]), settings["seed"]  # the file lies on this machine
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(answer, events))
+    assert [seed for _, seed in answers] == list(range(20))
+    times = [path.stat().st_mtime_ns for path, _ in answers]
+    assert times == sorted(times)
+    pixels = [Image.open(path).tobytes() for path, _ in answers]
+    assert len(set(pixels)) == 20 and draw(client, sounds["tone.wav"], steps=3, seed=13)[0][0].tobytes() == pixels[13]
+
+
+def test_pictures_are_drawn_between_the_windows_and_pictures_of_a_film(models, sounds):
+    """A visitor does not wait for the whole film of another, neither while it is heard nor while it is drawn."""
+    from audio2img_core.app.studio import Drawing, Studio
+
+    studio, order = Studio(AudioToImagePipeline.from_pretrained(*models)), []
+    heard, drawn = threading.Event(), threading.Event()
+
+    def reported(name, begun, done, total):
+        order.append((name, done, total))
+        begun.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        film = pool.submit(
+            studio.film, str(sounds["song.wav"]), Drawing(steps=1), fps=6, smoothing=0,
+            on_hear=lambda *steps: reported("hearing", heard, *steps),
+            on_step=lambda *steps: reported("drawing", drawn, *steps),
+        )  # fmt: skip
+        for begun in (heard, drawn):
+            assert begun.wait(60)
+            studio.draw(str(sounds["tone.wav"]), Drawing(steps=1))
+            order.append(("visitor",))
+        film.result(timeout=300)
+    studio.close()
+    first, second = (place for place, what in enumerate(order) if what == ("visitor",))
+    assert order[first - 1][0] == "hearing" and order[first - 1][1] < order[first - 1][2]
+    assert order[second - 1][0] == "drawing" and order[second - 1][1] < order[second - 1][2]
+
+
+def test_turns_are_taken_in_the_order_in_which_they_are_asked_for():
+    from audio2img_core.app.turns import Turns
+
+    turns, order = Turns(), []
+
+    def ask(name):
+        with turns:
+            order.append(name)
+
+    with ThreadPoolExecutor(8) as pool, turns:
+        for name in range(8):
+            pool.submit(ask, name)
+            while turns._given < name + 2:  # this one's ticket
+                time.sleep(0.001)
+        turns.pass_on()
+        order.append("passed on")
+    assert order == [*range(8), "passed on"]
+    with turns, pytest.raises(ValueError, match="being closed"):
+        turns.close(timeout=0)
+        turns.pass_on()
+    with pytest.raises(ValueError, match="being closed"), turns:
+        raise AssertionError
+
+
+def test_two_visitors_with_their_own_sounds(address, sounds, examples):
+    def visit(path):
+        visitor = gradio_client.Client(address, verbose=False)
+        return [draw(visitor, path, steps=1, seed=seed)[2][0]["sound"] for seed in range(3)]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(visit, [sounds["tone.wav"], examples / "crow.flac"])
+    assert first == ["tone.wav"] * 3 and second == ["crow.flac"] * 3
+
+
+def test_the_api_is_documented_and_holds_nothing_else(client):
+    info = client.view_api(return_format="dict")["named_endpoints"]
+    assert info.keys() == {"/hear", "/draw", "/film"}
+    optional = [each["parameter_name"] for each in info["/draw"]["parameters"] if each["parameter_has_default"]]
+    assert len(optional) == len(info["/draw"]["parameters"]) - 1  # all but the sound
+
+
+def test_the_page_names_no_other_host(address):
+    text = urllib.request.urlopen(address, timeout=30).read().decode()
+    config = json.loads(urllib.request.urlopen(f"{address}/config", timeout=30).read())
+    assert "fonts.googleapis" not in text and config["analytics_enabled"] is False
+    assert config["max_file_size"] == 2_000_000
+
+
+def test_examples_are_ours_or_none(tmp_path):
+    from audio2img_core.app.server import find_examples
+
+    assert [path.name for path, _ in find_examples()] == [
+        *("piano.flac", "crow.flac", "guitar.flac", "cymbal.flac", "choir.flac"),
+    ]
+    assert find_examples(tmp_path) == []  # a folder of that name that is not ours
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port", "0"], "--port must be between 1 and 65535"),
+        (["--max-seconds", "0"], "--max-seconds must be above 0"),
+        (["--max-megabytes", "nan"], "--max-megabytes must be above 0"),
+        (["--encoder", "/nowhere"], "no such encoder"),
+    ],
+)
+def test_the_command_says_what_is_wrong(capsys, words, message):
+    assert main(["app", *words]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and message in errors[0]
+
+
+def test_a_port_that_is_taken(capsys, models):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["app", "--encoder", models[0], "--diffusion", models[1], "--port", port]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and port in errors[0]
+
+
+@pytest.mark.parametrize("stop", ["SIGTERM", "SIGINT"])
+def test_the_command_serves_until_it_is_stopped(models, stop):
+    port = free_port()
+    line = [sys.executable, "-m", "audio2img_core.cli", "app", "--port", str(port)]
+    process = subprocess.Popen(
+        [*line, "--encoder", models[0], "--diffusion", models[1]],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == f"audio2img: http://127.0.0.1:{port} (stop with Ctrl-C)\n"
+    assert urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=30).status == 200
+    process.send_signal(getattr(signal, stop))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and errors == ""
+
+
+def test_without_gradio_one_line_says_how_to_get_it(tmp_path):
+    code = (
+        "import sys\nsys.modules['gradio'] = None\n"
+        "import audio2img_core.pipeline, audio2img_core.film\n"
+        "from audio2img_core.cli import main\nraise SystemExit(main(['app']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == 'audio2img: error: the page needs Gradio: pip install "audio2img[app]"\n'
+
+
+def test_the_core_does_not_import_gradio():
+    code = "import sys, audio2img_core.pipeline, audio2img_core.cli.main, audio2img_core.app.studio\n"
+    code += "assert 'gradio' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("language", ["python", "sh"])
+def test_the_examples_of_the_documentation_run(address, tmp_path, language):
+    text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8").split("## By program")[1]
+    (code,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    code = code.replace("http://127.0.0.1:7860", address).replace(
+        'print(heard["label"])', ""
+    )  # the tiny model has none
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    line = [sys.executable, "-c", code] if language == "python" else ["sh", "-e", "-c", code]
+    if language == "sh" and not shutil.which("curl"):
+        pytest.skip("no curl")
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if language == "sh":
+        assert read_settings(tmp_path / "piano.png")["seed"] == 1
+    else:
+        assert re.search(r"piano-1\.png 1$", done.stdout.strip())
+
+
+def test_files_of_the_server_cannot_be_named(address, tmp_path):
+    secret = write_audio(tmp_path / "secret.wav", noise(0.5), 16_000)
+    for path in (ROOT / "examples" / "captions.jsonl", ROOT / "pyproject.toml", "/etc/hostname"):
+        asked = {"sound": {"path": str(path), "meta": {"_type": "gradio.FileData"}}, "steps": 1}
+        event = httpx.post(f"{address}/gradio_api/call/v2/draw", json=asked).json()["event_id"]
+        answer = httpx.get(f"{address}/gradio_api/call/v2/draw/{event}", timeout=60).text
+        assert "event: error" in answer and "event: complete" not in answer
+        assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
+    assert httpx.get(f"{address}/gradio_api/file={secret}").status_code in (403, 404)
