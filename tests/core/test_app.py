@@ -91,7 +91,7 @@ def draw(client, sound, **options):
 
 
 def test_a_sound_is_seen_and_named(client, examples):
-    sound = gradio_client.handle_file(examples / "crow.flac")
+    sound = gradio_client.handle_file(examples / "drum.flac")
     spectrogram, heard = client.predict(sound, captions=CAPTIONS, api_name="/hear")
     assert Image.open(spectrogram).size == (680, 320)
     scores = {each["label"]: each["confidence"] for each in heard["confidences"]}
@@ -102,16 +102,16 @@ def test_a_sound_is_seen_and_named(client, examples):
 
 
 def test_a_model_without_captions_shows_the_spectrogram_alone(client, examples):
-    _, heard = client.predict(gradio_client.handle_file(examples / "crow.flac"), api_name="/hear")
+    _, heard = client.predict(gradio_client.handle_file(examples / "drum.flac"), api_name="/hear")
     assert heard is None or not heard.get("confidences")
 
 
 def test_a_seed_draws_what_the_command_line_draws(client, examples, tmp_path, models, capsys):
-    (pixels,), (path,), _ = draw(client, examples / "crow.flac", seed=9, prompt="a bird", prompt_weight=0.3, start=0.1)
-    (again,), _, _ = draw(client, examples / "crow.flac", seed=9, prompt="a bird", prompt_weight=0.3, start=0.1)
-    (other,), _, _ = draw(client, examples / "crow.flac", seed=10, prompt="a bird", prompt_weight=0.3, start=0.1)
+    (pixels,), (path,), _ = draw(client, examples / "drum.flac", seed=9, prompt="a bird", prompt_weight=0.3, start=0.1)
+    (again,), _, _ = draw(client, examples / "drum.flac", seed=9, prompt="a bird", prompt_weight=0.3, start=0.1)
+    (other,), _, _ = draw(client, examples / "drum.flac", seed=10, prompt="a bird", prompt_weight=0.3, start=0.1)
     assert np.array_equal(pixels, again) and not np.array_equal(pixels, other)
-    command = ["generate", examples / "crow.flac", "-o", tmp_path / "cli.png", "--encoder", models[0]]
+    command = ["generate", examples / "drum.flac", "-o", tmp_path / "cli.png", "--encoder", models[0]]
     command += ["--diffusion", models[1], "--seed", 9, "--steps", 2, "--start", 0.1]
     assert main([str(word) for word in [*command, "--prompt", "a bird", "--prompt-weight", 0.3]]) == 0
     assert np.array_equal(pixels, np.asarray(Image.open(tmp_path / "cli.png")))
@@ -121,15 +121,15 @@ def test_a_seed_draws_what_the_command_line_draws(client, examples, tmp_path, mo
 
 
 def test_pictures_carry_their_settings(client, examples, capsys):
-    _, paths, settings = draw(client, examples / "crow.flac", seed=4, count=3, negative="noise ☃", guidance=2)
-    assert [path.name for path in paths] == ["crow-4.png", "crow-5.png", "crow-6.png"]
+    _, paths, settings = draw(client, examples / "drum.flac", seed=4, count=3, negative="noise ☃", guidance=2)
+    assert [path.name for path in paths] == ["drum-4.png", "drum-5.png", "drum-6.png"]
     assert [read_settings(path) for path in paths] == settings
     assert settings[2]["seed"] == 6 and settings[2]["negative"] == "noise ☃" and settings[2]["guidance"] == 2
-    assert main(["info", str(paths[2])]) == 0 and "crow.flac" in capsys.readouterr().out
+    assert main(["info", str(paths[2])]) == 0 and "drum.flac" in capsys.readouterr().out
 
 
 def test_a_seed_by_chance_is_told(client, examples):
-    seeds = {draw(client, examples / "crow.flac", seed=None)[2][0]["seed"] for _ in range(2)}
+    seeds = {draw(client, examples / "drum.flac", seed=None)[2][0]["seed"] for _ in range(2)}
     assert len(seeds) == 2
 
 
@@ -294,8 +294,8 @@ def test_two_visitors_with_their_own_sounds(address, sounds, examples):
         return [draw(visitor, path, steps=1, seed=seed)[2][0]["sound"] for seed in range(3)]
 
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(visit, [sounds["tone.wav"], examples / "crow.flac"])
-    assert first == ["tone.wav"] * 3 and second == ["crow.flac"] * 3
+        first, second = pool.map(visit, [sounds["tone.wav"], examples / "drum.flac"])
+    assert first == ["tone.wav"] * 3 and second == ["drum.flac"] * 3
 
 
 def test_the_api_is_documented_and_holds_nothing_else(client):
@@ -316,7 +316,7 @@ def test_examples_are_ours_or_none(tmp_path):
     from audio2img_core.app.server import find_examples
 
     assert [path.name for path, _ in find_examples()] == [
-        *("piano.flac", "crow.flac", "guitar.flac", "cymbal.flac", "choir.flac"),
+        *("piano.flac", "bird.flac", "rain.flac", "drum.flac", "choir.flac"),
     ]
     assert find_examples(tmp_path) == []  # a folder of that name that is not ours
 

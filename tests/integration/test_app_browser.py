@@ -115,7 +115,7 @@ def test_a_clip_is_heard_drawn_and_downloaded(page, examples, tmp_path):
 
 
 def test_an_example_is_drawn_several_times_and_an_older_picture_seen_again(page):
-    page.get_by_text("a crow", exact=True).click()
+    page.get_by_text("a bird", exact=True).click()
     page.locator("#heard").get_by_text("%").first.wait_for(timeout=60_000)
     press(page, "Draw")
     first = picture(page)
