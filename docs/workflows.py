@@ -149,7 +149,7 @@ def draw(graph: Graph, at: float, model: Any, vae: Any, prompts: list[Any], late
     graph.add("SaveImage", column(at + 1), (380, 460), images=decoded["IMAGE"], filename_prefix="audio2img")
 
 
-MINI = {"seed": 1, "steps": 12, "cfg": 3.0, "sampler_name": "dpmpp_2m", "scheduler": "sgm_uniform"}
+MINI = {"seed": 1, "steps": 12, "cfg": 5.0, "sampler_name": "dpmpp_2m", "scheduler": "sgm_uniform"}
 LARGE = {"seed": 1, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
 
 
@@ -231,7 +231,7 @@ def sound_driven_frames(graph: Graph) -> None:
     )
     same = graph.add("RepeatLatentBatch", column(3, 510), (300, 80), samples=noisy["LATENT"], amount=frames["frames"])
     guider = graph.add(
-        "CFGGuider", column(2), (300, 110), model=small["model"], cfg=3.0, **{each: frames[each] for each in PROMPTS}
+        "CFGGuider", column(2), (300, 110), model=small["model"], cfg=5.0, **{each: frames[each] for each in PROMPTS}
     )
     sampler = graph.add("KSamplerSelect", column(2, 190), (300, 60), sampler_name="dpmpp_2m")
     none = graph.add("DisableNoise", column(3, 340), (300, 40))

@@ -13,7 +13,7 @@ class LoadMiniDiffusion:
     CATEGORY = "audio2img"
     DESCRIPTION = (
         "The small diffusion model that comes with this pack: it draws 128 x 128 pictograms of what the encoder mini "
-        "hears, without any download. For the sampler use 12 steps or more and a cfg of 3."
+        "hears, without any download. For the sampler use 12 steps or more and a cfg of 5."
     )
     SEARCH_ALIASES = ["mini model", "embedded model", "tiny diffusion", "audio2img model"]
     FUNCTION = "execute"

@@ -36,7 +36,7 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
     """--steps, --guidance and --size."""
     parser.add_argument("--steps", type=int, help="sampler steps (default: 12 for mini, else 20)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 3 for mini, else 7.5)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 5 for mini, else 7.5)")
     parser.add_argument(
         "--size", type=parse_size, metavar="WxH", help="in pixels, such as 512x768 (default: the model's)"
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "mini"
 FOLDER = Path(__file__).parent
-SAMPLER = (12, 3.0)
+SAMPLER = (12, 5.0)
 """Sampler steps and guidance that it draws best with."""
 
 

@@ -173,7 +173,7 @@ def test_a_model_without_text_encoder_draws_sound_and_refuses_text(tiny_folders)
 
 def test_the_default_pair_is_mini_with_its_own_sampler(caplog):
     pipe = AudioToImagePipeline.from_pretrained()
-    assert pipe.encoder.config.target == "mini" and pipe.defaults == Sampler(12, 3.0)
+    assert pipe.encoder.config.target == "mini" and pipe.defaults == Sampler(12, 5.0)
     drawn = pipe(CLIP, steps=1)
     assert drawn.images[0].size == (128, 128)
     assert sum(heard.score for heard in pipe.hear(drawn.embeddings, top=99)[0]) == pytest.approx(1, abs=1e-4)
