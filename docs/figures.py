@@ -111,7 +111,7 @@ def main() -> None:
     pipeline = AudioToImagePipeline.from_pretrained()
     draw_flow(pipeline)
     draw_icon(pipeline, "bird")
-    draw_banner(pipeline, ["piano", "bird", "rain", "choir", "drum"])
+    draw_banner(pipeline, ["piano", "bird", "rain", "drum"])
 
 
 if __name__ == "__main__":

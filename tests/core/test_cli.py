@@ -488,7 +488,7 @@ def test_a_full_size_encoder_encodes_in_under_6_gb(tmp_path, examples):
     (tmp_path / "encoder" / "model.safetensors").unlink()  # pytest keeps its folders for a while
     assert peak < 6e9
     (tokens,) = load_file(tmp_path / "e.safetensors").values()
-    assert tokens.shape == (1, 47, 1024) and tokens.isfinite().all()
+    assert tokens.shape == (2, 47, 1024) and tokens.isfinite().all()
 
 
 def test_hear_names_the_captions_and_draws(run, examples, tmp_path, models):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from audio2img_core.mini import load_mini_diffusion
 from audio2img_core.targets import get_target
 from audio2img_core.text import encode_text
 from audio2img_core.untrained import make_diffusion, make_tokenizer
@@ -90,7 +91,7 @@ def test_hub_id_from_the_hubs_cache(models, tmp_path):
 
 
 def test_mini():
-    diffusion = make_diffusion("mini")
+    diffusion = load_mini_diffusion()
     output = Teacher.from_pretrained("mini", "mini", device="cpu").encode(["rain"])
     torch.testing.assert_close(output.tokens, encode_text(diffusion, "rain").tokens)
 
