@@ -283,16 +283,21 @@ WORKFLOWS: dict[Callable[[Graph], None], bool] = {
 """Each workflow, and whether it needs nothing but what comes with the pack."""
 
 
-def photograph(page: Page, workflow: dict[str, Any], *, runs: bool) -> bytes:
+def ask(address: str, path: str) -> Any:
+    """What the server answers."""
+    with urllib.request.urlopen(f"{address}/{path}") as answer:
+        return json.load(answer)
+
+
+def photograph(page: Page, address: str, workflow: dict[str, Any], *, runs: bool) -> bytes:
     """PNG of a workflow on the canvas, after its run where it `runs`."""
     page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
     page.wait_for_timeout(2500)
     if runs:
+        done = len(ask(address, "history"))
         page.evaluate("app.queuePrompt(0, 1)")
-        page.wait_for_function("async () => (await (await fetch('/queue')).json()).queue_pending.length === 0")
-        page.wait_for_function(
-            "async () => (await (await fetch('/queue')).json()).queue_running.length === 0", timeout=300_000
-        )
+        while len(ask(address, "history")) == done:
+            page.wait_for_timeout(500)
     left, top = (min(node["pos"][i] for node in workflow["nodes"]) for i in (0, 1))
     right, bottom = (max(node["pos"][i] + node["size"][i] for node in workflow["nodes"]) for i in (0, 1))
     box = [left - 20, top - 60, right - left + 40, bottom - top + 80]  # titles and badges stand above
@@ -318,8 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("server", help="address of a running ComfyUI with this pack")
     address = parser.parse_args().server.rstrip("/")
-    with urllib.request.urlopen(f"{address}/object_info") as answer:
-        known = json.load(answer)
+    known = ask(address, "object_info")
     FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as started:
         chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -335,7 +339,7 @@ def main() -> None:
             made = graph.as_json()
             text = json.dumps(made, indent=1, ensure_ascii=False)
             (FOLDER / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
-            image = Image.open(io.BytesIO(photograph(page, made, runs=runs))).convert("RGB")
+            image = Image.open(io.BytesIO(photograph(page, address, made, runs=runs))).convert("RGB")
             image.save(FOLDER / f"{make.__name__}.jpg", quality=85)
             print(make.__name__, "run" if runs else "shown")
         browser.close()
