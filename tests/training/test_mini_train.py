@@ -62,6 +62,7 @@ def test_one_command_trains_every_part_and_its_export_hears_and_draws(data, tmp_
     assert "| train-sounds | 2.0 | CC0-1.0 | 16 |" in sources and "| @icons/noto | 1.0 | MIT | 4 |" in sources
     assert "test-sounds" not in sources and "openmoji" not in sources
     assert AudioEncoder.from_pretrained(shipped / "encoder").config.target == "mini"
+    assert str(tmp_path) not in (shipped / "encoder" / "config.json").read_text()
     pipe = AudioToImagePipeline.from_pretrained(shipped / "encoder", shipped / "diffusion", device="cpu")
     heard = pipe.encode(str(data / "test-dog-0.wav"))
     assert {each.caption for each in pipe.hear(heard, names)[0]} == set(names)

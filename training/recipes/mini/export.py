@@ -13,6 +13,9 @@ from audio2img_core.files import whole_folder
 
 from .diffusion import SCHEDULE
 
+LICENCE = "GPL-3.0-or-later"
+"""Of the audio encoder's weights: what goes together with the licences of the sounds that it learns from."""
+
 
 def make_pipeline(autoencoder: Any, teacher: tuple[Any, Any], unet: Any) -> Any:
     """A stock `StableDiffusionPipeline` of the parts, with DPM-Solver++ for its few steps."""
@@ -40,6 +43,8 @@ def export(pipeline: Any, encoder: AudioEncoder, captions: list[str], credits: s
     with whole_folder(folder / "diffusion", replace=True) as partial:
         pipeline.to(torch.float16).save_pretrained(partial, safe_serialization=True)
         _without(partial / "vae" / "config.json", "block_out_channels")  # diffusers warns of it and sets it itself
+    encoder.config.backbone._name_or_path = ""  # paths of the machine that trained it are nobody's business
+    encoder.config.training |= {"backbone": "", "data": "", "teacher": "mini", "licence": LICENCE}
     with whole_folder(folder / "encoder", replace=True) as partial:
         encoder.to(torch.float16).save_pretrained(partial)
     (folder / "captions.json").write_text(json.dumps(captions, indent=0) + "\n", encoding="utf-8")
