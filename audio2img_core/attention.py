@@ -70,10 +70,10 @@ def relative_key_bias(query: Tensor, distances: Tensor, left: int) -> Tensor:
         by_distance[..., -1:].expand(-1, -1, -1, max(length - 1 - right, 0)),
     ]
     rows = torch.cat(parts, -1)
-    # Row i is to begin at distance -i: one step further to the left in each row, that is, rows shorter by one.
-    flat = rows.flatten(2)[..., length - 1 :]
     if length == 1:
         return rows
+    # Row i is to begin at distance -i: one step further to the left in each row, that is, rows shorter by one.
+    flat = rows.flatten(2)[..., length - 1 :]
     return flat[..., : length * (2 * length - 2)].unflatten(-1, (length, 2 * length - 2))[..., :length]
 
 

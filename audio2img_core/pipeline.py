@@ -63,7 +63,7 @@ class AudioToImagePipeline:
         self.diffusion = diffusion
         diffusion.set_progress_bar_config(disable=True)
         self.defaults = Sampler()
-        self._captions: Sequence[str] = ()
+        self.captions: tuple[str, ...] = ()  # what `hear` chooses from where it is told nothing: mini alone has some
         self._said: dict[str, Tensor] = {}  # prompts of captions that were asked for
 
     @classmethod
@@ -102,13 +102,8 @@ class AudioToImagePipeline:
         pipeline = cls(heard, drawn).to(device)
         if diffusion == mini.NAME:
             pipeline.defaults = Sampler(*mini.SAMPLER)
-            pipeline._captions = mini.captions()
+            pipeline.captions = mini.captions()
         return pipeline
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """What `hear` chooses from where it is told nothing: the mini model's own; no other model has some."""
-        return tuple(self._captions)
 
     def to(self, device: torch.device | str) -> AudioToImagePipeline:
         """Move both models; returns self."""
@@ -231,7 +226,7 @@ class AudioToImagePipeline:
         Raises:
             ValueError: no captions, or a diffusion model without text encoder.
         """
-        captions = list(captions if captions is not None else self._captions)
+        captions = list(captions if captions is not None else self.captions)
         if not captions:
             raise ValueError("name the captions to choose from: only the mini model has some of its own")
         heard = sounds if isinstance(sounds, AudioEmbeddings) else self.encode(sounds, start=start, duration=duration)

@@ -13,6 +13,11 @@ _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _NOTES = ("Note", "MarkdownNote")
 
 
+def is_widget(kind: Any) -> bool:
+    """Whether a value of an input of this type is typed in on the node."""
+    return isinstance(kind, list) or kind in _WIDGETS
+
+
 def load(name: str) -> dict[str, Any]:
     """A workflow as the page saves it."""
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
@@ -29,7 +34,7 @@ def to_prompt(workflow: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]
         values, inputs = iter(node["widgets_values"]), {}
         for name, (kind, *rest) in {**said.get("required", {}), **said.get("optional", {})}.items():
             options = rest[0] if rest else {}
-            if isinstance(kind, list) or kind in _WIDGETS:
+            if is_widget(kind):
                 inputs[name] = next(values)
                 for more in ("control_after_generate", "image_upload"):
                     if options.get(more):

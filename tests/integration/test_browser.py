@@ -218,3 +218,4 @@ def test_sound_to_image_is_run_and_its_picture_seen(page):
     page.wait_for_function(f"{save}.imgs?.[0]?.naturalWidth === 128", timeout=120_000)
     page.wait_for_timeout(800)
     keep(page, "sound_to_image")
+    assert page.evaluate(f"{save}.imgs.length") == 1

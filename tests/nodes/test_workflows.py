@@ -6,8 +6,6 @@ import pytest
 import workflows
 from PIL import Image
 
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN")
-
 
 def test_every_workflow_has_a_picture_and_every_node_is_in_one(pack):
     assert len(workflows.NAMES) >= 6
@@ -33,7 +31,7 @@ def test_workflows_fit_the_nodes(pack, folders, name):
         given = cls.INPUT_TYPES()
         inputs = {**given["required"], **given.get("optional", {})}
         assert {each["name"] for each in node["inputs"]} <= set(inputs)
-        widgets = {name: each for name, each in inputs.items() if isinstance(each[0], list) or each[0] in WIDGETS}
+        widgets = {name: each for name, each in inputs.items() if workflows.is_widget(each[0])}
         for (widget, (kind, *options)), value in zip(widgets.items(), node["widgets_values"], strict=True):
             if widget == "audio_file":
                 assert value in kind, "an example sound"
