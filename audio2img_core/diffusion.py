@@ -37,13 +37,14 @@ def load_diffusion(
     Raises:
         FileNotFoundError: nothing there. ValueError: a pickle, or no Stable Diffusion model.
     """
-    from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline, StableDiffusionPipeline
-
     if name_or_path == mini.NAME:
         if controlnet is not None:
             raise ValueError("the mini model has no ControlNet: name another diffusion model")
         model = mini.load_mini_diffusion()
         return model if dtype == torch.float32 else model.to(dtype)
+    # The automatic pipelines import every other one, which takes a second that mini's first picture need not wait for.
+    from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline, StableDiffusionPipeline
+
     source = _existing(name_or_path, "diffusion model")
     net_source = None if controlnet is None else _existing(controlnet, "ControlNet")
     # Broken folders fail in the libraries with whatever comes first: each becomes one line with the folder's name.

@@ -39,7 +39,9 @@ SCHEDULE: dict[str, Any] = {
     "prediction_type": "v_prediction",
 }
 _EMPTY_SHARE = 0.1  # of prompts that are left out, for classifier-free guidance
-Prompts = Callable[[list[tuple[str, list[int], int]], torch.Generator], Tensor]
+Said = list[tuple[str, list[int], int]]
+"""Texts, the numbers of the concepts that they name, and the styles."""
+Prompts = Callable[[Said, torch.Generator], Tensor]
 
 
 @torch.no_grad()
@@ -58,7 +60,7 @@ class Library:
         self.single = encode_pictures(autoencoder, pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
         self.pairs: dict[tuple[int, int, int], Tensor] = {}
 
-    def latents(self, said: list[tuple[str, list[int], int]]) -> Tensor:
+    def latents(self, said: Said) -> Tensor:
         """[B, 4, 16, 16] of (text, concepts, style)."""
         return torch.stack([self._one(shown, style) for _, shown, style in said])
 
@@ -80,6 +82,7 @@ def train_unet(
     *,
     steps: int,
     batch_size: int = 32,
+    draw: Callable[[torch.Generator, int], Said] | None = None,
     start: Any = None,
     learning_rate: float = 1e-3,
 ) -> Any:
@@ -89,6 +92,7 @@ def train_unet(
         library: the latents.
         captions: what is said of them.
         prompts: (what is said, generator) -> tokens [B, 77, D], "" for the empty prompt.
+        draw: (generator, count) -> what is said in a batch; None = `captions.draw`.
         start: a UNet to go on with; None = a new one.
     """
     from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -98,7 +102,7 @@ def train_unet(
     schedule = DDPMScheduler(**SCHEDULE)
 
     def loss(generator: torch.Generator) -> dict[str, Tensor]:
-        said = captions.draw(generator, batch_size)
+        said = (draw or captions.draw)(generator, batch_size)
         clean = library.latents(said)
         empty = torch.rand(batch_size, generator=generator) < _EMPTY_SHARE
         tokens = prompts(

@@ -23,17 +23,26 @@ _LAYERS, _HEADS = 2, 4
 
 
 def make_tokenizer(texts: Sequence[str], folder: Path) -> CLIPTokenizer:
-    """A `CLIPTokenizer` with byte-pair merges learned on these texts, saved in the folder."""
+    """A `CLIPTokenizer` with byte-pair merges learned on these texts, saved in the folder; or the one that is there.
+
+    The same texts give the same vocabulary: a teacher, and all that learned from it, is worth nothing with another.
+    """
     from tokenizers import Tokenizer, models, trainers
 
+    if (folder / "tokenizer_config.json").is_file():
+        return CLIPTokenizer.from_pretrained(folder)
     bytes_only = untrained.make_tokenizer(514)
     letters = [token for token, i in sorted(bytes_only.get_vocab().items(), key=lambda entry: entry[1]) if i < 512]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = bytes_only.backend_tokenizer.normalizer
     learner.pre_tokenizer = bytes_only.backend_tokenizer.pre_tokenizer
-    # Single letters count in its vocabulary too: more is learned than is kept.
+    # More is learned than is kept. The letters are given: numbered as they are met, in the order of a hash table, they
+    # would decide otherwise in every process which of two pairs, found equally often, is merged first.
     learner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=2 * VOCABULARY, end_of_word_suffix="</w>", show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=2 * VOCABULARY, special_tokens=letters, end_of_word_suffix="</w>", show_progress=False
+        ),
     )
     merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     merges = merges[: VOCABULARY - len(letters) - len(_SPECIAL)]

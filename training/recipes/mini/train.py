@@ -32,9 +32,10 @@ STEPS = {
     "unet": 5000,
     "hearing": 1400,
     "encoder": 2000,
-    "heard": 1200,
+    "heard": 3000,
     "classifier": 2500,
 }
+_SOUND = "\N{EIGHTH NOTE}"  # in the place of a text: what the encoder hears is the prompt
 STYLES = {style.name: style.spoken for style in pictures.STYLES if style.role == "draw"}
 """What the UNet draws, and what it is called."""
 
@@ -114,16 +115,23 @@ class Recipe:
 
     @cached_property
     def heard(self):
-        """The UNet, trained on with what the encoder hears beside text."""
+        """The UNet, trained on with what the encoder hears beside text: about half of its prompts are sounds."""
         text = self._text_prompts()
 
-        def prompts(asked: list[tuple[str, list[int], int]], generator: torch.Generator) -> Tensor:
-            """Half of the prompts of one concept in the first style are sounds."""
+        def draw(generator: torch.Generator, count: int) -> diffusion.Said:
+            """Every second one is a sound: no text, and a concept that the encoder has learned, in the first style."""
+            rows = self._sounds_as_prompts[2]
+            said = self.captions.draw(generator, count)
+            for place in range(0, count, 2):
+                concept = list(rows)[int(torch.randint(len(rows), (), generator=generator))]
+                said[place] = (_SOUND, [concept], 0)
+            return said
+
+        def prompts(asked: diffusion.Said, generator: torch.Generator) -> Tensor:
             first, tokens, rows = self._sounds_as_prompts
-            given = text(asked, generator)
-            for i, (words, shown, style) in enumerate(asked):
-                by_sound = words and len(shown) == 1 and style == 0 and shown[0] in rows
-                if by_sound and torch.rand((), generator=generator) < 0.5:
+            given = text([("", *rest) if words == _SOUND else (words, *rest) for words, *rest in asked], generator)
+            for i, (words, shown, _) in enumerate(asked):
+                if words == _SOUND:
                     choice = rows[shown[0]]
                     row = choice[int(torch.randint(len(choice), (), generator=generator))]
                     given[i] = torch.cat([first, tokens[row].float()])
@@ -135,6 +143,7 @@ class Recipe:
             prompts,
             self.output / "heard",
             steps=self.steps("heard"),
+            draw=draw,
             start=self.unet,
             learning_rate=4e-4,
         )
@@ -148,7 +157,7 @@ class Recipe:
         sounds = [row for split in ("train", "valid") for row in read_jsonl(manifests / f"{split}.jsonl")]
         write_jsonl(manifests / "heard.jsonl", sounds)
         source, data = hearing.training_source(manifests / "heard.jsonl")
-        tokens, said = hearing.heard_tokens(encoder, source, data, epochs=2)
+        tokens, said = hearing.heard_tokens(encoder, source, data, epochs=3)
         numbers = {name: self.concepts.index(concept) for concept, name in self.learned.items()}
         rows: dict[int, list[int]] = {}
         for row, caption in enumerate(said):
