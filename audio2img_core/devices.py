@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+
+from . import mini
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,10 +48,21 @@ def resolve_dtype(dtype: torch.dtype | str, device: torch.device | None = None) 
     return resolved
 
 
-def encoder_dtype(device: torch.device) -> torch.dtype:
-    """What the encoder computes in by default: bfloat16 on a GPU that has it, float32 elsewhere."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
+def encoder_dtype(device: torch.device, name: str | os.PathLike[str]) -> torch.dtype:
+    """What an encoder computes in by default: bfloat16 where the device multiplies it, float32 elsewhere.
+
+    A CPU without instructions for it (avx512_bf16, amx_bf16) would be slower than in float32, and so would "mini",
+    which is too small to gain.
+    """
+    if name == mini.NAME:
+        return torch.float32
+    if device.type == "cuda":
+        # Not torch.cuda.is_bf16_supported(): it counts cards that only emulate it.
+        able = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if able else torch.float32
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.4 does not tell
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.float32
 
 

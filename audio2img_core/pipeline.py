@@ -83,16 +83,17 @@ class AudioToImagePipeline:
             diffusion: "mini", or a diffusers folder, a single `.safetensors` file, or a hub id.
             controlnet: folder or hub id of a ControlNet.
             device: None = the GPU where there is one.
-            dtype: of both; None = float32 on a CPU, on a GPU float16 for the diffusion model and bfloat16 for the
-                encoder.
+            dtype: of both; None = bfloat16 for the encoder where the device computes with it (never for "mini"), and
+                for the diffusion model float16 on a GPU; else float32.
 
         Raises:
             FileNotFoundError, ValueError: as the two loaders; and where the two do not fit each other.
         """
         device = resolve_device(device)
-        dtypes = [
-            f(device) if dtype is None else resolve_dtype(dtype, device) for f in (encoder_dtype, diffusion_dtype)
-        ]
+        if dtype is None:
+            dtypes = encoder_dtype(device, encoder), diffusion_dtype(device)
+        else:
+            dtypes = (resolve_dtype(dtype, device),) * 2
         if encoder != mini.NAME:
             config = read_config(encoder)
             if isinstance(config, AudioEncoderConfig):

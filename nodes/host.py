@@ -74,10 +74,10 @@ def manage_encoder(name: str, encoder: AudioEncoder) -> ManagedEncoder:
     return ManagedEncoder(name, encoder, patcher)
 
 
-def encoder_dtype(name: str) -> torch.dtype:
-    """A dtype by name; "auto" is bfloat16 on a GPU that has it and float32 elsewhere."""
+def encoder_dtype(name: str, encoder_name: str) -> torch.dtype:
+    """A dtype by name; "auto" is what `devices.encoder_dtype` says for that encoder."""
     # Not ComfyUI's own text_encoder_dtype: it says float16 on a CPU, which is slow there and overflows.
-    return devices.encoder_dtype(_encoder_device()) if name == "auto" else devices.DTYPES[name]
+    return devices.encoder_dtype(_encoder_device(), encoder_name) if name == "auto" else devices.DTYPES[name]
 
 
 def intermediate_device() -> torch.device:

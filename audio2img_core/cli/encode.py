@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..encoder import AudioEncoder
 
     device = resolve_device(arguments.device)
-    dtype = resolve_dtype(arguments.dtype, device) if arguments.dtype else encoder_dtype(device)
+    dtype = resolve_dtype(arguments.dtype, device) if arguments.dtype else encoder_dtype(device, arguments.encoder)
     encoder = AudioEncoder.from_pretrained(arguments.encoder, dtype=dtype).to(device)
     store = EmbeddingStore(
         output, encoder, start=arguments.start, duration=arguments.duration, average=arguments.average

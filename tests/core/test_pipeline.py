@@ -275,6 +275,16 @@ def test_diffusion_models_that_are_none(tmp_path, tiny_folders):
         load_diffusion(tiny_folders("sd15") / "diffusion", controlnet="/nothing")
 
 
+@pytest.mark.parametrize(
+    ("able", "dtype"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
+)
+def test_encoders_compute_in_bfloat16_on_cpus_that_have_it(monkeypatch, able, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert encoder_dtype(torch.device("cpu"), "other") == dtype
+    assert encoder_dtype(torch.device("cpu"), "mini") == torch.float32
+
+
 def test_devices_and_dtypes():
     assert resolve_device("cpu") == resolve_device("cpu:0") == torch.device("cpu")
     with pytest.raises(ValueError, match="no device 'cuda:77' on this machine: choose one of .*cpu"):
@@ -282,7 +292,7 @@ def test_devices_and_dtypes():
     with pytest.raises(ValueError, match="no device 'gpu'"):
         resolve_device("gpu")
     cpu = torch.device("cpu")
-    assert encoder_dtype(cpu) == diffusion_dtype(cpu) == torch.float32
+    assert encoder_dtype(cpu, "mini") == diffusion_dtype(cpu) == torch.float32
     assert resolve_dtype("bfloat16", cpu) == torch.bfloat16
     with pytest.raises(ValueError, match="float16 is for GPUs"):
         resolve_dtype("float16", cpu)
