@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 import av
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .checks import describe, one_line, sample_rate_of
 from .decoding import ALLOWED, SEEK_FROM, Reader, open_container, open_file
-from .resampling import resample
+from .resampling import resample, resample_blocks
 
 SAMPLE_RATE = 16_000  # what the encoders expect
 
@@ -49,10 +50,9 @@ def load_audio(
     """
     if sample_rate is not None:
         sample_rate = sample_rate_of(sample_rate)
-    waveform, rate = _decode(path, start, duration, mono=False)
-    if sample_rate is None or sample_rate == rate:
-        return waveform, rate
-    return resample(waveform, rate, sample_rate), sample_rate
+    rate, blocks = _decode(path, start, duration, mono=False)
+    wanted = rate if sample_rate is None else sample_rate
+    return torch.cat(list(resample_blocks(blocks, rate, wanted)), -1), wanted
 
 
 def load_mono(path: str | os.PathLike | BinaryIO, *, start: float = 0.0, duration: float | None = None) -> Tensor:
@@ -61,8 +61,20 @@ def load_mono(path: str | os.PathLike | BinaryIO, *, start: float = 0.0, duratio
     The same numbers as `prepare(*load_audio(path, sample_rate=None))`, without ever holding all channels.
     Arguments and errors as of `load_audio`.
     """
-    waveform, rate = _decode(path, start, duration, mono=True)
-    return resample(waveform[0], rate, SAMPLE_RATE)
+    return torch.cat(list(stream_mono(path, start=start, duration=duration)))
+
+
+def stream_mono(
+    path: str | os.PathLike | BinaryIO, *, start: float = 0.0, duration: float | None = None
+) -> Iterator[Tensor]:
+    """What `load_mono` gives, block by block as it is decoded: [T] float32, mono, 16 kHz.
+
+    Hours of sound take no more memory than minutes. Arguments and errors as of `load_audio`; an error in the middle of
+    a file comes after the blocks before it.
+    """
+    rate, blocks = _decode(path, start, duration, mono=True)
+    for block in resample_blocks(blocks, rate, SAMPLE_RATE):
+        yield block[0]
 
 
 def check_part(start: float, duration: float | None) -> None:
@@ -79,9 +91,17 @@ def check_part(start: float, duration: float | None) -> None:
 
 def _decode(
     path: str | os.PathLike | BinaryIO, start: float, duration: float | None, *, mono: bool
-) -> tuple[Tensor, int]:
-    """The part's samples [C, T] at the file's own rate, and that rate."""
+) -> tuple[int, Iterator[Tensor]]:
+    """The file's own rate and the part's samples at it, in blocks [C, T]."""
     check_part(start, duration)
+    decoded = _decoded(path, start, duration, mono=mono)
+    rate, first = next(decoded)
+    return rate, itertools.chain([first], (block for _, block in decoded))
+
+
+def _decoded(
+    path: str | os.PathLike | BinaryIO, start: float, duration: float | None, *, mono: bool
+) -> Iterator[tuple[int, Tensor]]:
     with contextlib.ExitStack() as stack:
         file, name = open_file(path, stack)
         others: list[str] = []
@@ -89,19 +109,21 @@ def _decode(
             for seeking in (True, False) if start >= SEEK_FROM else (False,):
                 file.seek(0)
                 with open_container(file, others) as container:
-                    part = Reader(container, file, name).read(start, duration, seeking=seeking, mono=mono)
-                if part is not None:
-                    samples, rate = part
-                    break
+                    reader = Reader(container, file, name)
+                    blocks = reader.read(start, duration, seeking=seeking, mono=mono)
+                    if blocks is None:
+                        continue
+                    for samples in blocks:
+                        if not np.isfinite(samples).all():
+                            raise ValueError(f"{name} holds NaN or infinite samples; allowed: finite samples")
+                        yield reader.rate, torch.from_numpy(samples)
+                    return
         except av.error.FFmpegError as error:
             if others:
                 raise ValueError(
                     one_line(f"{name} refers to another file, {others[0]!r}; allowed: {ALLOWED}")
                 ) from error
             raise ValueError(one_line(f"{name} cannot be decoded ({error.strerror}); allowed: {ALLOWED}")) from error
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{name} holds NaN or infinite samples; allowed: finite samples")
-    return torch.from_numpy(samples), rate
 
 
 def to_mono(waveform: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .audio import SAMPLE_RATE, load_mono
+from .audio import stream_mono
 from .files import whole_file
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class EmbeddingStore:
         """Encode one sound and write it down.
 
         Raises:
-            ValueError, FileNotFoundError: as `load_mono`; nothing is written then.
+            ValueError, FileNotFoundError: as `stream_mono`; nothing is written then.
         """
         name = Path(sound).as_posix()
-        waveform = load_mono(sound, start=self.settings["start"], duration=self.settings["duration"])
-        heard = self.encoder.encode(waveform, SAMPLE_RATE, batch_size=batch_size, names=[name])
+        blocks = stream_mono(sound, start=self.settings["start"], duration=self.settings["duration"])
+        heard = self.encoder.encode_stream(blocks, batch_size=batch_size, name=name)
         if self.settings["average"]:
             heard = heard.averaged()
         tensors = {f"{name}/tokens": heard.tokens.cpu().contiguous()}

@@ -24,6 +24,7 @@ ALLOWED = "a sound or video file that FFmpeg can decode (wav, flac, mp3, ogg, op
 
 _PREROLL = (0.5, 5.0, 30.0)  # seconds to seek before the start, tried in turn: codecs need time to settle
 SEEK_FROM = 2.0  # seconds; nearer to the beginning, decoding is as cheap as seeking and simpler
+_BLOCK_SECONDS = 10  # of sound that is handed on at once
 _HEAD_FRAMES = 16  # frames that tell where a file's clock starts and how long its frames are
 _CLOCK_FRAMES = 32  # frames whose rounded timestamps are averaged after a seek
 _VORBIS_GRID = 64  # every Vorbis block pair overlaps in a multiple of this (smallest usual block 256, / 4)
@@ -105,8 +106,8 @@ class Reader:
 
     def read(
         self, start: float, duration: float | None, *, seeking: bool, mono: bool = False
-    ) -> tuple[np.ndarray, int] | None:
-        """Samples [C, T] float32 of the part asked for, and their rate; None where seeking does not work.
+    ) -> Iterator[np.ndarray] | None:
+        """Blocks of samples [C, T] float32 of the part asked for; None where seeking does not work.
 
         `mono` mixes the channels to one as they come, C = 1.
         """
@@ -114,7 +115,7 @@ class Reader:
         first = round(start * self.rate)
         stop = None if duration is None else first + max(1, round(duration * self.rate))
         if not seeking:
-            return self._collect(self.frames, 0, first, stop), self.rate
+            return self._blocks(self.frames, 0, first, stop)
         codec = self.stream.codec_context.name
         if not codec.startswith(_SEEKABLE.get(self.format, ())):
             return None
@@ -123,7 +124,7 @@ class Reader:
         for preroll in _PREROLL:
             frames, position = self._seek(max(latest - preroll, 0.0))
             if position is not None and position <= first:
-                return self._collect(frames, position, first, stop), self.rate
+                return self._blocks(frames, position, first, stop)
         return None
 
     def _seek(self, seconds: float) -> tuple[Iterator[av.AudioFrame], int | None]:
@@ -177,10 +178,12 @@ class Reader:
                 continue
             yield from frames
 
-    def _collect(self, frames: Iterator[av.AudioFrame], position: int, first: int, stop: int | None) -> np.ndarray:
-        """Samples first..stop of frames that begin at `position`, [C, T] float32."""
-        parts = []
-        ended = True
+    def _blocks(
+        self, frames: Iterator[av.AudioFrame], position: int, first: int, stop: int | None
+    ) -> Iterator[np.ndarray]:
+        """Samples first..stop of frames that begin at `position`, [C, T] float32, some seconds at a time."""
+        parts: list[np.ndarray] = []
+        some, waiting, ended = False, 0, True
         for frame in frames:
             if frame.sample_rate != self.rate:
                 raise ValueError(
@@ -192,17 +195,22 @@ class Reader:
                 left, right = max(first - position, 0), frame.samples if stop is None else stop - position
                 samples = _to_float(frame, self.channels)[:, left:right]
                 parts.append(samples.mean(axis=0, keepdims=True, dtype=np.float32) if self.mono else samples)
+                waiting += samples.shape[1]
+                if waiting >= _BLOCK_SECONDS * self.rate:
+                    yield np.concatenate(parts, axis=1)
+                    parts, waiting, some = [], 0, True
             position = end
             if stop is not None and position >= stop:
                 ended = False
                 break
         self._warn_if_cut(position / self.rate, ended)
-        if not parts:
+        if parts:
+            yield np.concatenate(parts, axis=1)
+        elif not some:
             raise ValueError(
                 f"start {first / self.rate:g} s is at or past the end of {self.name}, "
                 f"which is {position / self.rate:.3f} s long"
             )
-        return np.concatenate(parts, axis=1)
 
     def _warn_if_cut(self, seconds: float, ended: bool) -> None:
         announced = self._announced_seconds() if ended else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +18,9 @@ from .attention import use_fast_attention
 from .audio import prepare
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
-from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize
+from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize, num_frames
 from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
+from .resampling import parts_of
 from .targets import PROMPT_TOKENS
 from .windows import Window, WindowConfig, plan_windows, window_features
 
@@ -115,10 +117,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         Raises:
             ValueError: impossible waveform, sample rate, window, hop or batch size.
         """
-        if batch_size is None:
-            batch_size = 1 if self.device.type == "cpu" else 8
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        batch_size = self._batch_size(batch_size)
         config = self._window_config(window, hop)
         waveforms = list(waveform) if isinstance(waveform, (list, tuple)) else [waveform]
         clips = [row for clip in waveforms for row in prepare(clip, sample_rate)]
@@ -128,30 +127,83 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
                 logger.warning("silence: every sample of %s is zero", name)
         if not clips:
             raise ValueError("no clip to encode: waveform is an empty list")
-        mels = [self._clip_mel(clip, config) for clip in clips]
-        plan = [
-            w
-            for i, mel in enumerate(mels)
-            for w in plan_windows(len(mel), config.size_frames, config.hop_frames, clip=i)
-        ]
+        total = sum(
+            len(plan_windows(num_frames(max(len(clip), MIN_SAMPLES)), config.size_frames, config.hop_frames))
+            for clip in clips
+        )
+        windows = (w for number, clip in enumerate(clips) for w in self._windows([clip], config, number))
+        return self._encode_windows(windows, config, batch_size, on_step and (lambda done: on_step(done, total)))
+
+    @torch.no_grad()
+    def encode_stream(
+        self,
+        blocks: Iterable[Tensor],
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int | None = None,
+        name: str = "the sound",
+    ) -> AudioEmbeddings:
+        """`encode` of one clip that comes in blocks, such as `stream_mono` gives: the same numbers, in little memory.
+
+        Checkpoints that normalise over the whole clip (the first project's) need all of its mel frames, 32 kB a second.
+
+        Args:
+            blocks: mono, 16 kHz, [T] float each, of any lengths. name: of the clip, for warnings about it.
+            window, hop, batch_size: as of `encode`.
+
+        Raises:
+            ValueError: impossible window, hop or batch size, or no sound at all; and what the blocks raise.
+        """
+        config = self._window_config(window, hop)
+        batch_size = self._batch_size(batch_size)
+        silent = True
+
+        def heard() -> Iterator[Tensor]:
+            nonlocal silent
+            for block in blocks:
+                silent = silent and not block.any()
+                yield block
+
+        embeddings = self._encode_windows(self._windows(heard(), config, 0), config, batch_size, None)
+        if silent:
+            logger.warning("silence: every sample of %s is zero", name)
+        return embeddings
+
+    def _encode_windows(
+        self,
+        windows: Iterator[tuple[Window, Tensor]],
+        config: WindowConfig,
+        batch_size: int,
+        on_step: Callable[[int], None] | None,
+    ) -> AudioEmbeddings:
         were_training = [module for module in self.modules() if module.training]
         self.eval()
+        plan: list[Window] = []
+        outputs: list[AudioEncoderOutput] = []
         try:
-            outputs: list[AudioEncoderOutput] = []
-            done = 0
-            while done < len(plan):
+            waiting: list[tuple[Window, Tensor]] = []
+            while waiting := [*waiting, *itertools.islice(windows, max(batch_size - len(waiting), 0))]:
+                batch = waiting[:batch_size]
                 try:
-                    outputs.append(self._encode_windows(plan, done, done + batch_size, mels, config, on_step))
-                    done += batch_size
+                    outputs.append(self._encode_batch([mel for _, mel in batch], config))
                 except torch.cuda.OutOfMemoryError:
                     if batch_size == 1:
                         raise
                     logger.warning("out of memory: %d windows at once instead of %d", batch_size // 2, batch_size)
                     batch_size //= 2
                     torch.cuda.empty_cache()
+                    continue
+                waiting = waiting[batch_size:]
+                for w, _ in batch:
+                    plan.append(w)
+                    if on_step is not None:
+                        on_step(len(plan))
         finally:
             for module in were_training:
                 module.training = True
+        if not plan:
+            raise ValueError("no sound to encode: there is not one sample")
         pooled = [output.pooled.float() for output in outputs if output.pooled is not None]
         return AudioEmbeddings(
             tokens=torch.cat([output.tokens.float() for output in outputs]),
@@ -223,34 +275,48 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
             config = replace(config, seconds=float(window), hop_seconds=None)
         return config if hop is None else replace(config, hop_seconds=float(hop))
 
-    def _clip_mel(self, clip: Tensor, config: WindowConfig) -> Tensor:
-        """Mel frames [n, 80] of a mono clip [T], on the encoder's device."""
-        if len(clip) < MIN_SAMPLES:
-            clip = clip.repeat(-(-MIN_SAMPLES // len(clip)))
-        step = _MEL_CHUNK * FRAME_HOP
-        overlap = FRAME_LENGTH - FRAME_HOP
-        chunks = [clip[i : i + step + overlap].to(self.device) for i in range(0, len(clip) - overlap, step)]
-        mel = torch.cat([mel_frames(chunk[None])[0] for chunk in chunks if len(chunk) >= FRAME_LENGTH])
-        if config.normalize == "clip":
-            mel = normalize(mel[None], torch.tensor([len(mel)], device=mel.device))[0]
-        return mel
+    def _batch_size(self, batch_size: int | None) -> int:
+        if batch_size is None:
+            return 1 if self.device.type == "cpu" else 8
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        return batch_size
 
-    def _encode_windows(
-        self,
-        plan: list[Window],
-        first: int,
-        last: int,
-        mels: list[Tensor],
-        config: WindowConfig,
-        on_step: OnStep | None,
-    ) -> AudioEncoderOutput:
-        batch = plan[first:last]
+    def _windows(self, blocks: Iterable[Tensor], config: WindowConfig, clip: int) -> Iterator[tuple[Window, Tensor]]:
+        """The windows of one clip and their mel frames [n, 80], each as soon as its sound is there."""
+        mels = self._mels(blocks)
+        if config.normalize == "clip":
+            mel = torch.cat(list(mels))
+            mels = iter([normalize(mel[None], torch.tensor([len(mel)], device=mel.device))[0]])
+        size, hop = config.size_frames, config.hop_frames
+        kept, first, done = None, 0, 0  # frames from `first` on; windows handed on
+        for mel in mels:
+            kept = mel if kept is None else torch.cat([kept, mel])
+            # Whole windows of what has come are windows of the whole clip too.
+            whole = [w for w in plan_windows(first + len(kept), size, hop, clip=clip) if w.length == size]
+            for window in whole[done:]:
+                yield window, kept[window.start - first :][:size]
+            if len(whole) > done:
+                done = len(whole)
+                last = min(whole[-1].start + hop, first + len(kept))
+                kept, first = kept[last - first :], last
+        if kept is not None:
+            for window in plan_windows(first + len(kept), size, hop, clip=clip)[done:]:
+                yield window, kept[window.start - first :][: window.length]
+
+    def _mels(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Mel frames [n, 80] of a mono clip that comes in blocks [T], on the encoder's device."""
+        overlap = FRAME_LENGTH - FRAME_HOP
+        none_yet = True
+        for part in parts_of(blocks, _MEL_CHUNK * FRAME_HOP + overlap, overlap=overlap):
+            if none_yet and len(part) < MIN_SAMPLES:
+                part = part.repeat(-(-MIN_SAMPLES // len(part)))
+            if len(part) >= FRAME_LENGTH:
+                none_yet = False
+                yield mel_frames(part[None].to(self.device))[0]
+
+    def _encode_batch(self, mels: list[Tensor], config: WindowConfig) -> AudioEncoderOutput:
         # The conv head gives its number of tokens for a full window only; the query head takes any masked length.
         size = None if self.config.head.kind == "query" and config.padding == "mask" else config.size_frames
-        frames = [mels[w.clip][w.start : w.start + w.length] for w in batch]
-        features, mask = window_features(frames, config, size=size)
-        output = self(features.to(self.dtype), mask)
-        if on_step is not None:
-            for done in range(first + 1, first + len(batch) + 1):
-                on_step(done, len(plan))
-        return output
+        features, mask = window_features(mels, config, size=size)
+        return self(features.to(self.dtype), mask)

@@ -6,10 +6,11 @@ import contextlib
 import functools
 import importlib
 import io
+import itertools
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from .checks import describe, positive_int
 
 _MAX_KERNEL = 4_000_000  # floats; torchaudio computes it anew at each call and in float64
+_SECONDS = 30  # that torchaudio resamples at once
 # FFmpeg's own default filter (libswresample: 32 taps, Kaiser window, cut-off 0.97) as torchaudio names it, so that
 # a sound does not depend on which of the two is installed.
 _HALF_TAPS, _CUTOFF, _BETA = 16, 0.97, 9.0
@@ -45,13 +47,66 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
     waveform = waveform.float()
     if orig_rate == new_rate:
         return waveform
-    length = -(-waveform.shape[-1] * new_rate // orig_rate)
+    shape = waveform.shape[:-1]
     if waveform.numel() == 0:
-        return waveform.new_zeros(*waveform.shape[:-1], length)
+        return waveform.new_zeros(*shape, -(-waveform.shape[-1] * new_rate // orig_rate))
+    rows = waveform.reshape(-1, waveform.shape[-1])
+    return torch.cat(list(resample_blocks([rows], orig_rate, new_rate)), -1).reshape(*shape, -1)
+
+
+def resample_blocks(blocks: Iterable[Tensor], orig_rate: int, new_rate: int) -> Iterator[Tensor]:
+    """`resample` of a sound that comes in pieces, [C, T] float each -> [C, T'] float32 each: joined, the same numbers.
+
+    However long the pieces are, the sound is resampled in the same parts, each with what lies around it.
+    """
+    if orig_rate == new_rate:
+        yield from (block.float() for block in blocks)
+        return
     sinc = _torchaudio_resample()
     if sinc is not None and _kernel_size(orig_rate, new_rate) <= _MAX_KERNEL:
+        yield from _sinc_blocks(sinc, blocks, orig_rate, new_rate)
+    else:
+        yield from _ffmpeg_blocks(blocks, orig_rate, new_rate)
+
+
+def parts_of(blocks: Iterable[Tensor], size: int, *, overlap: int = 0) -> Iterator[Tensor]:
+    """Cut a sound that comes in pieces anew: [..., T] each -> parts of `size`, the last one shorter.
+
+    With an overlap, each part begins with as many samples of the one before it.
+    """
+    waiting: list[Tensor] = []
+    length = 0
+    for block in blocks:
+        waiting.append(block)
+        length += block.shape[-1]
+        if length >= size:
+            joined = torch.cat(waiting, -1)
+            while joined.shape[-1] >= size:
+                yield joined[..., :size]
+                joined = joined[..., size - overlap :]
+            waiting, length = [joined], joined.shape[-1]
+    if length:
+        yield torch.cat(waiting, -1)
+
+
+def _sinc_blocks(
+    sinc: Callable[..., Tensor], blocks: Iterable[Tensor], orig_rate: int, new_rate: int
+) -> Iterator[Tensor]:
+    """By torchaudio, half a minute at a time."""
+    divisor = math.gcd(orig_rate, new_rate)
+    orig, new = orig_rate // divisor, new_rate // divisor
+    context = -(-_kernel_width(orig, new) // orig) * orig  # samples that the filter sees on either side
+    size = _SECONDS * orig_rate
+    before = None
+    # Each part comes with the context behind it, which is the beginning of the next one.
+    for part in parts_of(blocks, size + context, overlap=context):
+        if before is None:
+            before = part[..., :0]
+        last = part.shape[-1] < size + context
+        body = part if last else part[..., :size]
+        seen = torch.cat([before, part], -1).float()
         result = sinc(
-            waveform,
+            seen,
             orig_rate,
             new_rate,
             lowpass_filter_width=_HALF_TAPS,
@@ -59,13 +114,46 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
             resampling_method="sinc_interp_kaiser",
             beta=_BETA,
         )
-    else:
-        rows = waveform.detach().cpu().reshape(-1, waveform.shape[-1]).numpy()
-        result = torch.stack([_resample_row(row, orig_rate, new_rate, length) for row in rows])
-        result = result.reshape(*waveform.shape[:-1], length).to(waveform.device)
-    # torchaudio computes the length in float32, which is off by a few samples on hours of sound.
-    result = result[..., :length]
-    return torch.nn.functional.pad(result, (0, length - result.shape[-1]))
+        skipped, length = before.shape[-1] * new // orig, -(-body.shape[-1] * new // orig)
+        result = result[..., skipped : skipped + length]
+        # torchaudio computes the length in float32, which can be off by some samples
+        yield torch.nn.functional.pad(result, (0, length - result.shape[-1]))
+        before = body[..., -context:]
+
+
+def _ffmpeg_blocks(blocks: Iterable[Tensor], orig_rate: int, new_rate: int) -> Iterator[Tensor]:
+    """By FFmpeg, a second at a time."""
+    resamplers: list[av.AudioResampler] = []
+    device = None
+    taken = given = 0
+    for part in itertools.chain(parts_of(blocks, orig_rate), [None]):
+        if part is not None:
+            device, taken = part.device, taken + part.shape[-1]
+            rows = part.detach().float().cpu().numpy()
+            resamplers = resamplers or [
+                av.AudioResampler(format="fltp", layout="mono", rate=new_rate) for _ in range(len(rows))
+            ]
+            frames = []
+            for row in rows:
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(row[None]), format="fltp", layout="mono")
+                frame.sample_rate = orig_rate
+                frames.append(frame)
+        else:
+            frames = [None] * len(resamplers)
+        length = -(-taken * new_rate // orig_rate) - given
+        outputs = [
+            [output.to_ndarray()[0] for output in resampler.resample(frame)]
+            for resampler, frame in zip(resamplers, frames, strict=True)
+        ]
+        if not outputs:
+            continue
+        result = torch.from_numpy(
+            np.stack([np.concatenate([np.zeros(0, np.float32), *parts])[:length] for parts in outputs])
+        ).to(device)
+        if part is None:
+            result = torch.nn.functional.pad(result, (0, length - result.shape[-1]))
+        given += result.shape[-1]
+        yield result
 
 
 @functools.cache
@@ -91,23 +179,9 @@ def _kernel_size(orig_rate: int, new_rate: int) -> int:
     """Floats in torchaudio's kernel, as torchaudio.functional counts."""
     divisor = math.gcd(orig_rate, new_rate)
     orig, new = orig_rate // divisor, new_rate // divisor
-    width = math.ceil(_HALF_TAPS * orig / (min(orig, new) * _CUTOFF))
-    return new * (2 * width + orig)
+    return new * (2 * _kernel_width(orig, new) + orig)
 
 
-def _resample_row(row: np.ndarray, orig_rate: int, new_rate: int, length: int) -> Tensor:
-    """[T] float32 -> [length] float32 with FFmpeg's resampler, a second at a time."""
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=new_rate)
-    result = np.zeros(length, np.float32)
-    position = 0
-    for begin in [*range(0, len(row), orig_rate), None]:
-        frame = None
-        if begin is not None:
-            block = np.ascontiguousarray(row[None, begin : begin + orig_rate])
-            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-            frame.sample_rate = orig_rate
-        for output in resampler.resample(frame):
-            block = output.to_ndarray()[0, : length - position]
-            result[position : position + len(block)] = block
-            position += len(block)
-    return torch.from_numpy(result)
+def _kernel_width(orig: int, new: int) -> int:
+    """Samples that torchaudio's filter reaches to either side, of rates without a common divisor."""
+    return math.ceil(_HALF_TAPS * orig / (min(orig, new) * _CUTOFF))

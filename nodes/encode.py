@@ -35,7 +35,10 @@ class LoadAudioEncoder:
                 ),
                 "dtype": (
                     ["auto", *DTYPES],
-                    {"default": "auto", "tooltip": "auto: bfloat16 where the device computes with it, float32 elsewhere and for mini."},
+                    {
+                        "default": "auto",
+                        "tooltip": "auto: bfloat16 where the device computes with it, float32 elsewhere and for mini.",
+                    },
                 ),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},
@@ -45,7 +48,9 @@ class LoadAudioEncoder:
         from ..audio2img_core.describe import in_a_line
         from ..audio2img_core.encoder import AudioEncoder
 
-        encoder = AudioEncoder.from_pretrained(host.encoder_path(encoder_name), dtype=host.encoder_dtype(dtype, encoder_name))
+        encoder = AudioEncoder.from_pretrained(
+            host.encoder_path(encoder_name), dtype=host.encoder_dtype(dtype, encoder_name)
+        )
         host.show(unique_id, in_a_line(encoder))
         return (host.manage_encoder(encoder_name, encoder),)
 

@@ -21,7 +21,15 @@ import torch
 from sounds import noise, sine, write_audio
 
 from audio2img_core import decoding, resampling
-from audio2img_core.audio import load_audio, load_mono, prepare, read_audio_mapping, resample, to_mono
+from audio2img_core.audio import (
+    load_audio,
+    load_mono,
+    prepare,
+    read_audio_mapping,
+    resample,
+    stream_mono,
+    to_mono,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -522,6 +530,52 @@ def test_rows_are_resampled_each_for_itself(resampler):
     for i in range(2):
         for j in range(2):
             assert (got[i, j] - resample(rows[i, j], 22_050, 16_000)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rate", [*RATES, 16_000])
+def test_a_sound_in_pieces_is_resampled_as_the_whole(resampler, rate):
+    sound = noise(65.3, rate, seed=rate).repeat(2, 1)
+    for sizes in ([1, 7, rate // 3, 3 * rate, 40 * rate], [rate]):
+        pieces, position = [], 0
+        while position < sound.shape[1]:
+            pieces.append(sound[:, position : position + sizes[len(pieces) % len(sizes)]])
+            position += pieces[-1].shape[1]
+        got = torch.cat(list(resampling.resample_blocks(pieces, rate, 16_000)), -1)
+        assert torch.equal(got, resample(sound, rate, 16_000))
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_parts_meet_without_a_seam(resampler, rate):
+    sound = sine(61.0, rate, 1000.0)
+    got = resample(sound, rate, 16_000)
+    assert (got - sine(61.0, 16_000, 1000.0))[400:-400].abs().max() < 2e-4
+
+
+def test_streams_give_what_is_loaded(tmp_path, resampler):
+    sound = torch.stack([noise(47.0, 22_050, 1), noise(47.0, 22_050, 2)])
+    path = write_audio(tmp_path / "x.flac", sound, 22_050)
+    for part in ({}, {"start": 3.1, "duration": 40.0}, {"start": 46.5}):
+        blocks = list(stream_mono(path, **part))
+        assert torch.equal(torch.cat(blocks), load_mono(path, **part))
+        assert torch.equal(torch.cat(blocks), prepare(*load_audio(path, sample_rate=None, **part))[0])
+    assert len(list(stream_mono(path))) > 2
+    assert "start 50 s is at or past the end" in refusal(
+        path, start=50, call=lambda *a, **o: list(stream_mono(*a, **o))
+    )
+
+
+def test_an_hour_in_a_stream_takes_little_memory(tmp_path):
+    path = tmp_path / "hour.wav"
+    rate, seconds = 8000, 3600
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, rate, 0, "NONE", ""))
+        for second in range(seconds):
+            file.writeframes(np.full(2 * rate, second, np.int16).tobytes())
+    tracemalloc.start()
+    samples = sum(len(block) for block in stream_mono(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert samples == 16_000 * seconds and peak < 10_000_000
 
 
 def test_absurd_rates_need_no_giant_kernel(monkeypatch):

@@ -130,6 +130,33 @@ def test_long_clips_are_cut_in_windows():
     assert whole.starts == (0.0,)
 
 
+@pytest.mark.parametrize("normalize", ["window", "clip"])
+@pytest.mark.parametrize("hop", [None, 0.5, 3.0])
+def test_a_stream_gives_what_the_whole_gives(monkeypatch, normalize, hop):
+    monkeypatch.setattr("audio2img_core.encoder._MEL_CHUNK", 170)  # more than one in so short a sound
+    encoder = small(normalize=normalize, hop_seconds=hop)
+    for seconds in (0.01, 0.4, 1.0, 3.03, 6.2):
+        sound = noise(seconds)
+        heard = encoder.encode_stream(iter(sound.split(1234)))
+        whole = encoder.encode(sound, 16000)
+        assert torch.equal(heard.tokens, whole.tokens)
+        assert (heard.starts, heard.durations, heard.clips) == (whole.starts, whole.durations, whole.clips)
+
+
+def test_a_stream_is_encoded_as_it_comes():
+    encoder, taken, before = small(), [], []
+    encoder.register_forward_pre_hook(lambda *_: before.append(len(taken)))
+    encoder.encode_stream(taken.append(i) or noise(60.0, seed=i) for i in range(3))
+    assert before[0] <= 2 and before[-1] == 3
+
+
+def test_a_silent_stream_warns_and_an_empty_one_is_refused(caplog):
+    small().encode_stream([torch.zeros(9000)], name="silent.wav")
+    assert [record.message for record in caplog.records] == ["silence: every sample of silent.wav is zero"]
+    with pytest.raises(ValueError, match="no sound to encode"):
+        small().encode_stream([])
+
+
 def test_a_window_of_a_long_clip_equals_that_piece_alone():
     encoder, clip = small(), noise(3.0)
     heard = encoder.encode(clip, 16000)
