@@ -558,7 +558,7 @@ def test_streams_give_what_is_loaded(tmp_path, resampler):
         blocks = list(stream_mono(path, **part))
         assert torch.equal(torch.cat(blocks), load_mono(path, **part))
         assert torch.equal(torch.cat(blocks), prepare(*load_audio(path, sample_rate=None, **part))[0])
-    assert len(list(stream_mono(path))) > 2
+    assert len(list(stream_mono(path))) > 1
     assert "start 50 s is at or past the end" in refusal(
         path, start=50, call=lambda *a, **o: list(stream_mono(*a, **o))
     )
