@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
 
 from . import mini
@@ -29,6 +29,7 @@ from .config import AudioEncoderConfig
 from .devices import resolve_dtype
 from .files import whole_file, whole_folder
 from .seed import seed_config, seed_weights
+from .weights import read_weights, weight_files
 
 if TYPE_CHECKING:
     from .encoder import AudioEncoder
@@ -73,6 +74,8 @@ def load_encoder(
     config = read_config(name_or_path, **_hub_options(kwargs))
     if path.is_dir():
         _refuse_pickle_folder(path)
+        if not args and not kwargs:
+            return _load_folder(cls, path, config, dtype)
     if isinstance(config, Wav2Vec2BertConfig):
         return _load_seed(cls, name_or_path, config, dtype=dtype, **kwargs)
     return _aligned(load_strictly(load_folder, name_or_path, *args, dtype=dtype, **{"config": config, **kwargs}))
@@ -139,15 +142,38 @@ def _load_single_file(cls: type[AudioEncoder], path: Path, dtype: torch.dtype | 
     config = _parse_config(_read_metadata(path), str(path))
     if not isinstance(config, AudioEncoderConfig):
         raise ValueError(f"{path}: a plain Wav2Vec2-BERT file needs its folder with config.json")
-    # Built without memory or random numbers for its weights; the file's tensors then take their places.
+    return _filled(cls, config, _read([path], dtype, str(path)), str(path))
+
+
+def _load_folder(
+    cls: type[AudioEncoder], path: Path, config: AudioEncoderConfig | Wav2Vec2BertConfig, dtype: torch.dtype | str
+) -> AudioEncoder:
+    """What transformers would load of a local folder, in half of the time."""
+    weights = _read(weight_files(path), dtype, str(path))
+    if isinstance(config, Wav2Vec2BertConfig):
+        config, weights = seed_config(path, config), seed_weights(weights)
+    return _filled(cls, config, weights, str(path))
+
+
+def _read(files: list[Path], dtype: torch.dtype | str, source: str) -> dict[str, torch.Tensor]:
+    try:
+        return read_weights(files, None if dtype == "auto" else dtype)
+    except SafetensorError as error:
+        raise ValueError(f"{source}: not a whole safetensors file: {first_line(error)}") from error
+    except OSError as error:
+        raise ValueError(f"{source}: the weights cannot be loaded: {first_line(error)}") from error
+
+
+def _filled(
+    cls: type[AudioEncoder], config: AudioEncoderConfig, weights: dict[str, torch.Tensor], source: str
+) -> AudioEncoder:
+    """An encoder, built without memory or random numbers for its weights, with these in their places."""
     with init_empty_weights(include_buffers=False):
         encoder = cls(config)
-    weights = load_file(path)
-    _check_weights(encoder, weights, str(path))
-    if dtype != "auto":
-        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    _check_weights(encoder, weights, source)
     encoder.load_state_dict(weights, strict=True, assign=True)
-    return _aligned(encoder.eval())
+    encoder.config.name_or_path = source
+    return encoder.eval()
 
 
 def _load_seed(
