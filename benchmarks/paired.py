@@ -1,4 +1,4 @@
-"""What the benchmarks share: two codes measured in turn, the machine, and where the results go."""
+"""What the benchmarks share: two codes measured in turn, one in a process of its own, the machine, the results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def paired(ours: Callable[[], Any], theirs: Callable[[], Any], *, runs: int) -> dict[str, float]:
-    """Median seconds of both, each run once before and then in turn, and the median of the pairs' ratios."""
-    ours(), theirs()
+def paired(ours: Callable[[], Any], theirs: Callable[[], Any], *, runs: int, warm: bool = True) -> dict[str, float]:
+    """Median seconds of both, each run once before (`warm`) and then in turn, and the median of the pairs' ratios."""
+    if warm:
+        ours(), theirs()
     seconds: list[tuple[float, float]] = []
     for _ in range(runs):
         pair = []
@@ -30,6 +33,19 @@ def paired(ours: Callable[[], Any], theirs: Callable[[], Any], *, runs: int) -> 
         "theirs": statistics.median(b for _, b in seconds),
         "ratio": statistics.median(b / a for a, b in seconds),
     }
+
+
+def in_child(script: str, *arguments: object) -> dict[str, Any]:
+    """Run `script` with these arguments; what it prints, as JSON, and `peak`, the most memory it held in bytes."""
+    command = [sys.executable, script, *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(RESULTS.parents[1])}
+    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    printed = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)}: ended with status {status}")
+    scale = 1 if sys.platform == "darwin" else 1024
+    return {**json.loads(printed.splitlines()[-1]), "peak": usage.ru_maxrss * scale}
 
 
 def cpu_name() -> str:
