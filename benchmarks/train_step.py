@@ -1,10 +1,10 @@
 """One training step at full size against the first project's recipe: `python benchmarks/train_step.py`.
 
-Both train, on 8 clips of 3.75 s, the same random weights of the published size with the first project's loss, gradient checkpointing and
-AdamW, from features to updated weights. Theirs is what its notebook does, with transformers' `Trainer` taken off: the
-plain `Wav2Vec2BertModel` in float32, as fp16 is for GPUs. Ours is preset `seed` as `audio2img-train fit --trainer.bf16
-true` runs it: `AudioEncoder` under bfloat16 autocast, `training.losses`. Each in a process of its own. Writes
-`benchmarks/results/train_step.json`.
+Both train the same random weights of the published size on 8 clips of 3.75 s with the first project's loss, gradient
+checkpointing and AdamW, from features to updated weights. Theirs is what its notebook does, with transformers'
+`Trainer` taken off: the plain `Wav2Vec2BertModel` in float32, as fp16 is for GPUs. Ours is preset `seed` as
+`audio2img-train fit --trainer.bf16 true` runs it: `AudioEncoder` under bfloat16 autocast, `training.losses`. Each in a
+process of its own. Writes `benchmarks/results/train_step.json`.
 """
 
 from __future__ import annotations
