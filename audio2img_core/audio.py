@@ -9,13 +9,11 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
 from .checks import describe, one_line, sample_rate_of
-from .decoding import ALLOWED, SEEK_FROM, Reader, open_container, open_file
 from .resampling import resample, resample_blocks
 
 SAMPLE_RATE = 16_000  # what the encoders expect
@@ -102,6 +100,10 @@ def _decode(
 def _decoded(
     path: str | os.PathLike | BinaryIO, start: float, duration: float | None, *, mono: bool
 ) -> Iterator[tuple[int, Tensor]]:
+    import av  # a tenth of a second, which a ComfyUI that starts need not wait for
+
+    from .decoding import ALLOWED, SEEK_FROM, Reader, open_container, open_file
+
     with contextlib.ExitStack() as stack:
         file, name = open_file(path, stack)
         others: list[str] = []

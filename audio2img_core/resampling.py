@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -123,6 +122,8 @@ def _sinc_blocks(
 
 def _ffmpeg_blocks(blocks: Iterable[Tensor], orig_rate: int, new_rate: int) -> Iterator[Tensor]:
     """By FFmpeg, a second at a time."""
+    import av
+
     resamplers: list[av.AudioResampler] = []
     device = None
     taken = given = 0

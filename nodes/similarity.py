@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ..audio2img_core.drawing import as_image_batch, draw_scores
 from ..audio2img_core.embeddings import AudioEmbeddings
 from ..audio2img_core.hearing import caption_scores, nearest_captions, read_captions
 from . import host
@@ -51,6 +50,8 @@ class AudioTextSimilarity:
         }
 
     def execute(self, embeds: AudioEmbeddings, captions: str, clip: Any = None) -> tuple[str, torch.Tensor, str]:
+        from ..audio2img_core.drawing import as_image_batch, draw_scores
+
         lines = read_captions(captions)
         scores = caption_scores(embeds, host.encode_captions(embeds.space.target, lines, clip))
         named = nearest_captions(scores, lines, top=len(lines))
