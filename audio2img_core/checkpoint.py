@@ -64,7 +64,7 @@ def load_encoder(
     if dtype != "auto":
         dtype = torch.float32 if dtype is None else resolve_dtype(dtype)
     if name_or_path == mini.NAME:
-        return mini.load_mini_encoder().to(torch.float32 if dtype == "auto" else dtype)
+        return mini.load_mini_encoder(torch.float32 if dtype == "auto" else dtype)
     path = Path(name_or_path).expanduser()
     if path.is_file():
         if kwargs or args:
@@ -142,22 +142,24 @@ def _load_single_file(cls: type[AudioEncoder], path: Path, dtype: torch.dtype | 
     config = _parse_config(_read_metadata(path), str(path))
     if not isinstance(config, AudioEncoderConfig):
         raise ValueError(f"{path}: a plain Wav2Vec2-BERT file needs its folder with config.json")
-    return _filled(cls, config, _read([path], dtype, str(path)), str(path))
+    return _filled(cls, config, _read(cls, [path], dtype, str(path)), str(path))
 
 
 def _load_folder(
     cls: type[AudioEncoder], path: Path, config: AudioEncoderConfig | Wav2Vec2BertConfig, dtype: torch.dtype | str
 ) -> AudioEncoder:
     """What transformers would load of a local folder, in half of the time."""
-    weights = _read(weight_files(path), dtype, str(path))
+    weights = _read(cls, weight_files(path), dtype, str(path))
     if isinstance(config, Wav2Vec2BertConfig):
         config, weights = seed_config(path, config), seed_weights(weights)
     return _filled(cls, config, weights, str(path))
 
 
-def _read(files: list[Path], dtype: torch.dtype | str, source: str) -> dict[str, torch.Tensor]:
+def _read(
+    cls: type[AudioEncoder], files: list[Path], dtype: torch.dtype | str, source: str
+) -> dict[str, torch.Tensor]:
     try:
-        return read_weights(files, None if dtype == "auto" else dtype)
+        return read_weights(files, None if dtype == "auto" else dtype, precise=cls._keep_in_fp32_modules_strict)
     except SafetensorError as error:
         raise ValueError(f"{source}: not a whole safetensors file: {first_line(error)}") from error
     except OSError as error:

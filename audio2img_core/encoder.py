@@ -48,6 +48,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
     config: AudioEncoderConfig
     config_class = AudioEncoderConfig
     base_model_prefix = "audio_encoder"
+    # What is known of the teacher is exact in every dtype: its empty prompt stands beside that of the text encoder.
+    _keep_in_fp32_modules_strict = ["null_tokens", "null_pooled", "token_norms"]
     _no_split_modules = ["Wav2Vec2BertEncoderLayer", "Wav2Vec2BertAdapterLayer", "QueryLayer"]
 
     def __init__(self, config: AudioEncoderConfig):
@@ -257,7 +259,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         like = next(self.parameters())
         for name, value in (("null_tokens", null_tokens), ("null_pooled", null_pooled), ("token_norms", norms)):
             if value is not None:
-                self.register_buffer(name, value.detach().to(like.device, like.dtype, copy=True))
+                self.register_buffer(name, value.detach().to(like.device, torch.float32, copy=True))
         self.config.null_prompt = True
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,7 +49,9 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_weights(files: Iterable[Path], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def read_weights(
+    files: Iterable[Path], dtype: torch.dtype | None = None, *, precise: Collection[str] = ()
+) -> dict[str, Tensor]:
     """All tensors of safetensors files on the CPU.
 
     Read, not mapped: what is mapped counts as memory until the system wants it back, beside its copy in another dtype;
@@ -57,6 +59,7 @@ def read_weights(files: Iterable[Path], dtype: torch.dtype | None = None) -> dic
 
     Args:
         dtype: what numbers with a fraction are turned into, one tensor after the other; None = as they are stored.
+        precise: names of tensors that are turned into float32 in its place.
 
     Raises:
         SafetensorError: not a whole safetensors file. ValueError: a kind of number that no encoder has.
@@ -77,10 +80,11 @@ def read_weights(files: Iterable[Path], dtype: torch.dtype | None = None) -> dic
                 if stored is None:
                     raise ValueError(f"{path}: {name} is of dtype {entry['dtype']}; allowed are {', '.join(_DTYPES)}")
                 begin, end = entry["data_offsets"]
-                converted = dtype is not None and stored.is_floating_point and stored != dtype
+                wanted = torch.float32 if dtype is not None and name in precise else dtype
+                converted = wanted not in (None, stored) and stored.is_floating_point
                 target = scratch[: end - begin] if converted else torch.empty(end - begin, dtype=torch.uint8)
                 tensor = _read(file, 8 + size + begin, target).view(stored).view(entry["shape"])
-                weights[name] = tensor.to(dtype) if converted else tensor
+                weights[name] = tensor.to(wanted) if converted else tensor
     return weights
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import torch
     from torch import Tensor
 
     from ..encoder import AudioEncoder
@@ -25,11 +26,11 @@ SAMPLER = (12, 5.0)
 """Sampler steps and guidance that it draws best with."""
 
 
-def load_mini_encoder() -> AudioEncoder:
-    """The audio encoder of the embedded default, in float32."""
+def load_mini_encoder(dtype: torch.dtype | None = None) -> AudioEncoder:
+    """The audio encoder of the embedded default; None = float32."""
     from ..encoder import AudioEncoder
 
-    return AudioEncoder.from_pretrained(FOLDER / "encoder")
+    return AudioEncoder.from_pretrained(FOLDER / "encoder", dtype=dtype)
 
 
 def load_mini_diffusion() -> Any:

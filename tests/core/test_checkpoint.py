@@ -256,3 +256,12 @@ def test_a_subclass_of_the_trainer_can_save_and_load(tmp_path):
     encoder.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["AudioEncoder"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("options", [{}, {"local_files_only": True}])  # read by ourselves, and by transformers
+def test_the_empty_prompt_stays_exact_in_every_dtype(encoder, tmp_path, options):
+    save(encoder, tmp_path / "folder")
+    loaded = AudioEncoder.from_pretrained(tmp_path / "folder", dtype="bfloat16", **options)
+    assert loaded.dtype == loaded.backbone.dtype == torch.bfloat16
+    assert torch.equal(loaded.space.null_tokens, encoder.space.null_tokens)
+    assert torch.equal(loaded.token_norms, encoder.token_norms)

@@ -348,9 +348,10 @@ def test_encode(run, examples, tmp_path, models):
 
 def test_encode_gives_what_the_library_gives(run, examples, tmp_path, models):
     from audio2img_core import AudioEncoder, load_audio
+    from audio2img_core.devices import encoder_dtype
 
     assert run("encode", examples / "piano.flac", "-o", tmp_path / "e.safetensors", *models("sd15")[:2])[0] == 0
-    encoder = AudioEncoder.from_pretrained(models("sd15")[1])
+    encoder = AudioEncoder.from_pretrained(models("sd15")[1], dtype=encoder_dtype(torch.device("cpu"), "another"))
     expected = encoder.encode(*load_audio(examples / "piano.flac", sample_rate=None)).tokens
     tokens = load_file(tmp_path / "e.safetensors")[f"{(examples / 'piano.flac').as_posix()}/tokens"]
     assert torch.equal(tokens, expected)
@@ -425,7 +426,7 @@ def test_convert_round_trip(run, examples, tmp_path, models):
     code, _, err = run("convert", folder, tmp_path / "again")
     assert code == 2 and "exists already" in err
     assert run("convert", folder, tmp_path / "half.safetensors", "--dtype", "float16")[0] == 0
-    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "one.safetensors").stat().st_size
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.7 * (tmp_path / "one.safetensors").stat().st_size
     code, out, _ = run("info", tmp_path / "half.safetensors", "--json")
     assert json.loads(out)["dtype"] == "F16" and json.loads(out)["form"] == "single file"
 

@@ -144,6 +144,6 @@ def test_the_loader_writes_what_it_loaded_on_the_canvas(node, encoder, monkeypat
     said = []
     instance = SimpleNamespace(send_progress_text=lambda text, node: said.append((text, node)))
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
-    node("Audio2ImgLoadEncoder").execute("mine", "auto", unique_id="7")
+    node("Audio2ImgLoadEncoder").execute("mine", "float32", unique_id="7")
     ((text, where),) = said
     assert where == "7" and text.startswith("sd15 (Stable Diffusion 1.x): 76 tokens from") and "float32" in text

@@ -96,7 +96,7 @@ sys.modules["pack"] = pack
 spec.loader.exec_module(pack)
 assert len(pack.NODE_CLASS_MAPPINGS) >= 9
 [c.INPUT_TYPES() for c in pack.NODE_CLASS_MAPPINGS.values()]
-print([m for m in ("transformers", "diffusers", "torchaudio") if m in sys.modules])
+print([m for m in ("transformers", "diffusers", "torchaudio", "av", "PIL") if m in sys.modules])
 """  # noqa: E501
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
@@ -202,7 +202,7 @@ def test_the_nodes_give_what_the_library_gives(node, encoder, tiny_folders):
     from audio2img_core import AudioEncoder
     from audio2img_core.conditioning import condition
 
-    library = AudioEncoder.from_pretrained(tiny_folders("sd15") / "encoder")
+    library = AudioEncoder.from_pretrained(tiny_folders("sd15") / "encoder", dtype=encoder.encoder.dtype)
     sound = audio(2.0)
     expected, _ = condition(library.encode(sound["waveform"], 16000))
     embeds = node("Audio2ImgEncode").execute(encoder, sound)[0]
