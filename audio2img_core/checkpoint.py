@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, Wav2Vec2BertConfig
 from . import mini
 from .checks import first_line
 from .config import AudioEncoderConfig
-from .devices import resolve_dtype
+from .devices import INT8, encoder_dtype, resolve_device, resolve_dtype
 from .files import whole_file, whole_folder
 from .seed import seed_config, seed_weights
 from .weights import read_weights, weight_files
@@ -54,13 +54,16 @@ def load_encoder(
         cls: `AudioEncoder` or a subclass of it.
         load_folder: `PreTrainedModel.from_pretrained` of that class.
         name_or_path: "mini", folder, `.safetensors` file, or hub id.
-        dtype: of the weights; None = float32.
+        dtype: of the weights; None = float32; "int8" = those of the backbone's linear layers in 8 bits.
         args, kwargs: as `PreTrainedModel.from_pretrained` takes them; a single file takes none.
 
     Raises:
         FileNotFoundError: nothing there. ValueError: see the module's text.
     """
     dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its name in older code
+    if dtype == INT8:
+        dtype = encoder_dtype(resolve_device(None), name_or_path)
+        return quantize(load_encoder(cls, load_folder, name_or_path, *args, dtype=dtype, **kwargs))
     if dtype != "auto":
         dtype = torch.float32 if dtype is None else resolve_dtype(dtype)
     if name_or_path == mini.NAME:
@@ -79,6 +82,22 @@ def load_encoder(
     if isinstance(config, Wav2Vec2BertConfig):
         return _load_seed(cls, name_or_path, config, dtype=dtype, **kwargs)
     return _aligned(load_strictly(load_folder, name_or_path, *args, dtype=dtype, **{"config": config, **kwargs}))
+
+
+def quantize(encoder: AudioEncoder) -> AudioEncoder:
+    """Round the weights of the backbone's linear layers to 8 bits, each row by its own scale; the encoder, changed.
+
+    They are multiplied in the encoder's dtype. Such an encoder is for use, not for training or saving.
+
+    Raises:
+        ImportError: torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise ImportError("dtype 'int8' needs torchao: pip install 'audio2img[int8]'") from error
+    quantize_(encoder.backbone.encoder, Int8WeightOnlyConfig())
+    return encoder
 
 
 def read_config(name_or_path: str | os.PathLike[str], **hub_options: Any) -> AudioEncoderConfig | Wav2Vec2BertConfig:
@@ -155,9 +174,7 @@ def _load_folder(
     return _filled(cls, config, weights, str(path))
 
 
-def _read(
-    cls: type[AudioEncoder], files: list[Path], dtype: torch.dtype | str, source: str
-) -> dict[str, torch.Tensor]:
+def _read(cls: type[AudioEncoder], files: list[Path], dtype: torch.dtype | str, source: str) -> dict[str, torch.Tensor]:
     try:
         return read_weights(files, None if dtype == "auto" else dtype, precise=cls._keep_in_fp32_modules_strict)
     except SafetensorError as error:

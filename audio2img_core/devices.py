@@ -9,6 +9,7 @@ import torch
 from . import mini
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
 
 
 def resolve_device(device: torch.device | str | None) -> torch.device:
@@ -48,12 +49,19 @@ def resolve_dtype(dtype: torch.dtype | str, device: torch.device | None = None) 
     return resolved
 
 
-def encoder_dtype(device: torch.device, name: str | os.PathLike[str]) -> torch.dtype:
-    """What an encoder computes in by default: bfloat16 where the device multiplies it, float32 elsewhere.
+def encoder_dtype(
+    device: torch.device, name: str | os.PathLike[str], dtype: torch.dtype | str | None = None
+) -> torch.dtype | str:
+    """What an encoder computes in: the dtype asked for; None = bfloat16 where the device multiplies it, else float32.
 
     A CPU without instructions for it (avx512_bf16, amx_bf16) would be slower than in float32, and so would "mini",
-    which is too small to gain.
+    which is too small to gain. "int8" is for the weights alone, see `AudioEncoder.from_pretrained`.
+
+    Raises:
+        ValueError: as `resolve_dtype`.
     """
+    if dtype is not None:
+        return INT8 if dtype == INT8 else resolve_dtype(dtype, device)
     if name == mini.NAME:
         return torch.float32
     if device.type == "cuda":
@@ -66,6 +74,14 @@ def encoder_dtype(device: torch.device, name: str | os.PathLike[str]) -> torch.d
     return torch.float32
 
 
-def diffusion_dtype(device: torch.device) -> torch.dtype:
-    """What the diffusion model computes in by default: float16 on a CUDA GPU, as published, float32 elsewhere."""
+def diffusion_dtype(device: torch.device, dtype: torch.dtype | str | None = None) -> torch.dtype:
+    """What the diffusion model computes in: the dtype asked for; None = float16 on a CUDA GPU, else float32.
+
+    Only encoders have "int8"; a diffusion model is then what it is by default.
+
+    Raises:
+        ValueError: as `resolve_dtype`.
+    """
+    if dtype not in (None, INT8):
+        return resolve_dtype(dtype, device)
     return torch.float16 if device.type == "cuda" else torch.float32

@@ -72,7 +72,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         """Load a folder, a single `.safetensors` file, a hub id, or a seed project's Wav2Vec2-BERT folder.
 
         Keyword arguments are those of `PreTrainedModel.from_pretrained` (`dtype`, `device_map`, `revision`, ...);
-        a single file takes `dtype` only.
+        a single file takes `dtype` only. `dtype="int8"` keeps the weights of the backbone's linear layers in 8 bits,
+        half of bfloat16's memory, for encoding alone; it needs torchao.
 
         Raises:
             FileNotFoundError: nothing there. ValueError: a pickle, missing or unexpected weights, wrong config.

@@ -16,7 +16,7 @@ from .audio import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
 from .checkpoint import read_config
 from .conditioning import Conditioning, blend, condition, null_conditioning, to_diffusers
 from .config import AudioEncoderConfig
-from .devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
+from .devices import diffusion_dtype, encoder_dtype, resolve_device
 from .diffusion import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
 from .embeddings import AudioEmbeddings
 from .encoder import AudioEncoder
@@ -84,16 +84,13 @@ class AudioToImagePipeline:
             controlnet: folder or hub id of a ControlNet.
             device: None = the GPU where there is one.
             dtype: of both; None = bfloat16 for the encoder where the device computes with it (never for "mini"), and
-                for the diffusion model float16 on a GPU; else float32.
+                for the diffusion model float16 on a GPU; else float32. "int8": of the encoder's weights alone.
 
         Raises:
             FileNotFoundError, ValueError: as the two loaders; and where the two do not fit each other.
         """
         device = resolve_device(device)
-        if dtype is None:
-            dtypes = encoder_dtype(device, encoder), diffusion_dtype(device)
-        else:
-            dtypes = (resolve_dtype(dtype, device),) * 2
+        dtypes = encoder_dtype(device, encoder, dtype), diffusion_dtype(device, dtype)
         if encoder != mini.NAME:
             config = read_config(encoder)
             if isinstance(config, AudioEncoderConfig):

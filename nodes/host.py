@@ -77,7 +77,7 @@ def manage_encoder(name: str, encoder: AudioEncoder) -> ManagedEncoder:
 def encoder_dtype(name: str, encoder_name: str) -> torch.dtype:
     """A dtype by name; "auto" is what `devices.encoder_dtype` says for that encoder."""
     # Not ComfyUI's own text_encoder_dtype: it says float16 on a CPU, which is slow there and overflows.
-    return devices.encoder_dtype(_encoder_device(), encoder_name) if name == "auto" else devices.DTYPES[name]
+    return devices.encoder_dtype(_encoder_device(), encoder_name, None if name == "auto" else name)
 
 
 def intermediate_device() -> torch.device:

@@ -15,8 +15,9 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one)")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="of the weights (default: float16 on a GPU, float32 elsewhere)",
+        choices=("float32", "bfloat16", "float16", "int8"),
+        help="of the weights (default: bfloat16 for the encoder where the device computes with it, float16 for the "
+        "diffusion model on a GPU, float32 elsewhere); int8: of the encoder's weights alone",
     )
 
 
@@ -50,6 +51,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quiet_libraries() -> None:
     """No progress bars and warnings of the model libraries; to be called before the models are loaded."""
+    import logging
+
+    for name in ("torchao", "torch.utils._pytree"):  # of kernels for other machines, and of each other
+        logging.getLogger(name).setLevel(logging.ERROR)
     import diffusers
     import transformers
 

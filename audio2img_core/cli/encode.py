@@ -38,11 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output.parent)
     quiet_libraries()
     from ..bulk import EmbeddingStore
-    from ..devices import encoder_dtype, resolve_device, resolve_dtype
+    from ..devices import encoder_dtype, resolve_device
     from ..encoder import AudioEncoder
 
     device = resolve_device(arguments.device)
-    dtype = resolve_dtype(arguments.dtype, device) if arguments.dtype else encoder_dtype(device, arguments.encoder)
+    dtype = encoder_dtype(device, arguments.encoder, arguments.dtype)
     encoder = AudioEncoder.from_pretrained(arguments.encoder, dtype=dtype).to(device)
     store = EmbeddingStore(
         output, encoder, start=arguments.start, duration=arguments.duration, average=arguments.average

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -265,3 +266,22 @@ def test_the_empty_prompt_stays_exact_in_every_dtype(encoder, tmp_path, options)
     assert loaded.dtype == loaded.backbone.dtype == torch.bfloat16
     assert torch.equal(loaded.space.null_tokens, encoder.space.null_tokens)
     assert torch.equal(loaded.token_norms, encoder.token_norms)
+
+
+def test_int8_hears_the_same():
+    from audio2img_core.mini import FOLDER
+
+    clip = noise(1.0)
+    expected = AudioEncoder.from_pretrained("mini", dtype="float32").encode(clip, 16000)
+    for source in ("mini", FOLDER / "encoder"):
+        small = AudioEncoder.from_pretrained(source, dtype="int8")
+        heard = small.encode(clip, 16000)
+        assert torch.cosine_similarity(heard.tokens, expected.tokens, dim=-1).min() > 0.995
+    layer = small.backbone.encoder.layers[0].ffn1.intermediate_dense
+    assert layer.weight.qdata.dtype == torch.int8
+
+
+def test_int8_without_its_library_says_what_to_install(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ImportError, match="dtype 'int8' needs torchao: pip install 'audio2img.int8.'"):
+        AudioEncoder.from_pretrained(saved, dtype="int8")
