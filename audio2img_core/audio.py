@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .checks import describe, one_line, sample_rate_of
-from .decoding import ALLOWED, SEEK_FROM, Reader, open_container, open_file
+from .decoding import ALLOWED, MAX_SECONDS, MAX_SECONDS_VARIABLE, SEEK_FROM, Reader, open_container, open_file
 from .resampling import resample
 
 SAMPLE_RATE = 16_000  # what the encoders expect
@@ -26,6 +26,7 @@ def load_audio(
     start: float = 0.0,
     duration: float | None = None,
     sample_rate: int | None = SAMPLE_RATE,
+    max_seconds: float | None = None,
 ) -> tuple[Tensor, int]:
     """Decode a sound file, or the sound of a video file, or a part of it.
 
@@ -38,6 +39,8 @@ def load_audio(
         start: seconds from the beginning.
         duration: seconds at most; None = to the end.
         sample_rate: Hz of the result; None = the file's own.
+        max_seconds: beyond which a part is refused, of stereo at 48 kHz, and as many fewer as more channels or a higher
+            rate take more memory; None = AUDIO2IMG_MAX_SECONDS of the environment, else 4 hours.
 
     Returns:
         waveform [C, T] float32 on the CPU, nominally in -1..1, with the file's channels, and its rate in Hz.
@@ -45,23 +48,29 @@ def load_audio(
     Raises:
         FileNotFoundError, PermissionError: the path cannot be opened.
         ValueError: an argument is out of range, the file is not decodable sound, it refers to other files,
-            `start` is at or past its end, or it holds NaN or infinite samples.
+            `start` is at or past its end, it holds more than `max_seconds`, or NaN or infinite samples.
     """
     if sample_rate is not None:
         sample_rate = sample_rate_of(sample_rate)
-    waveform, rate = _decode(path, start, duration, mono=False)
+    waveform, rate = _decode(path, start, duration, max_seconds, mono=False)
     if sample_rate is None or sample_rate == rate:
         return waveform, rate
     return resample(waveform, rate, sample_rate), sample_rate
 
 
-def load_mono(path: str | os.PathLike | BinaryIO, *, start: float = 0.0, duration: float | None = None) -> Tensor:
+def load_mono(
+    path: str | os.PathLike | BinaryIO,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    max_seconds: float | None = None,
+) -> Tensor:
     """What the encoder takes of a file: [T] float32, mono, 16 kHz.
 
     The same numbers as `prepare(*load_audio(path, sample_rate=None))`, without ever holding all channels.
     Arguments and errors as of `load_audio`.
     """
-    waveform, rate = _decode(path, start, duration, mono=True)
+    waveform, rate = _decode(path, start, duration, max_seconds, mono=True)
     return resample(waveform[0], rate, SAMPLE_RATE)
 
 
@@ -77,11 +86,28 @@ def check_part(start: float, duration: float | None) -> None:
         raise ValueError(f"duration must be None or a finite number of seconds > 0, not {duration!r}")
 
 
+def _most_seconds(given: float | None) -> float:
+    """`max_seconds` as it is given, else the environment's, else the default."""
+    name, value = "max_seconds", given
+    if given is None:
+        name, value = MAX_SECONDS_VARIABLE, os.environ.get(MAX_SECONDS_VARIABLE) or MAX_SECONDS
+    with contextlib.suppress(TypeError, ValueError):
+        if (seconds := float(value)) > 0:
+            return seconds
+    raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+
+
 def _decode(
-    path: str | os.PathLike | BinaryIO, start: float, duration: float | None, *, mono: bool
+    path: str | os.PathLike | BinaryIO,
+    start: float,
+    duration: float | None,
+    max_seconds: float | None,
+    *,
+    mono: bool,
 ) -> tuple[Tensor, int]:
     """The part's samples [C, T] at the file's own rate, and that rate."""
     check_part(start, duration)
+    most = _most_seconds(max_seconds)
     with contextlib.ExitStack() as stack:
         file, name = open_file(path, stack)
         others: list[str] = []
@@ -89,7 +115,8 @@ def _decode(
             for seeking in (True, False) if start >= SEEK_FROM else (False,):
                 file.seek(0)
                 with open_container(file, others) as container:
-                    part = Reader(container, file, name).read(start, duration, seeking=seeking, mono=mono)
+                    reader = Reader(container, file, name)
+                    part = reader.read(start, duration, seeking=seeking, mono=mono, max_seconds=most)
                 if part is not None:
                     samples, rate = part
                     break

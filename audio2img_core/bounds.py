@@ -8,7 +8,7 @@ from typing import Any
 
 from .features import FEATURE_DIM
 
-MAX_SECONDS = 3600.0  # of one window; attention over an hour needs more memory than any machine has
+MAX_WINDOW_SECONDS = 3600.0  # of one window; attention over an hour needs more memory than any machine has
 _WIDTH, _LAYERS, _POSITIONS, _KERNEL = 16_384, 256, 20_000, 1023
 # Fields of `Wav2Vec2BertConfig` that say how much is built, and the least and the most of them.
 _BACKBONE: dict[str, tuple[int, int]] = {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bounds import MAX_SECONDS, check_number, shortened
+from .bounds import MAX_WINDOW_SECONDS, check_number, shortened
 from .features import FRAMES_PER_SECOND, MIN_FRAMES, STACK, normalize, normalize_level, stack_frames
 
 NORMALIZE = ("clip", "window")
@@ -28,7 +28,7 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         for name, value in (("seconds", self.seconds), ("hop_seconds", self.hop)):
-            check_number(value, f"window {name}", MIN_FRAMES / FRAMES_PER_SECOND, MAX_SECONDS)
+            check_number(value, f"window {name}", MIN_FRAMES / FRAMES_PER_SECOND, MAX_WINDOW_SECONDS)
         check_number(self.pad_value, "window pad_value", -1e6, 1e6)
         if self.dynamic_range is not None:
             check_number(self.dynamic_range, "window dynamic_range", 0.0, 1e6)
