@@ -25,6 +25,7 @@ def load_audio(
     start: float = 0.0,
     duration: float | None = None,
     sample_rate: int | None = SAMPLE_RATE,
+    max_seconds: float | None = None,
 ) -> tuple[Tensor, int]:
     """Decode a sound file, or the sound of a video file, or a part of it.
 
@@ -37,6 +38,8 @@ def load_audio(
         start: seconds from the beginning.
         duration: seconds at most; None = to the end.
         sample_rate: Hz of the result; None = the file's own.
+        max_seconds: beyond which a part is refused, of stereo at 48 kHz, and as many fewer as more channels or a higher
+            rate take more memory; None = AUDIO2IMG_MAX_SECONDS of the environment, else 4 hours.
 
     Returns:
         waveform [C, T] float32 on the CPU, nominally in -1..1, with the file's channels, and its rate in Hz.
@@ -44,33 +47,43 @@ def load_audio(
     Raises:
         FileNotFoundError, PermissionError: the path cannot be opened.
         ValueError: an argument is out of range, the file is not decodable sound, it refers to other files,
-            `start` is at or past its end, or it holds NaN or infinite samples.
+            `start` is at or past its end, it holds more than `max_seconds`, or NaN or infinite samples.
     """
     if sample_rate is not None:
         sample_rate = sample_rate_of(sample_rate)
-    rate, blocks = _decode(path, start, duration, mono=False)
+    rate, blocks = _decode(path, start, duration, max_seconds, mono=False)
     wanted = rate if sample_rate is None else sample_rate
     return torch.cat(list(resample_blocks(blocks, rate, wanted)), -1), wanted
 
 
-def load_mono(path: str | os.PathLike | BinaryIO, *, start: float = 0.0, duration: float | None = None) -> Tensor:
+def load_mono(
+    path: str | os.PathLike | BinaryIO,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    max_seconds: float | None = None,
+) -> Tensor:
     """What the encoder takes of a file: [T] float32, mono, 16 kHz.
 
     The same numbers as `prepare(*load_audio(path, sample_rate=None))`, without ever holding all channels.
     Arguments and errors as of `load_audio`.
     """
-    return torch.cat(list(stream_mono(path, start=start, duration=duration)))
+    return torch.cat(list(stream_mono(path, start=start, duration=duration, max_seconds=max_seconds)))
 
 
 def stream_mono(
-    path: str | os.PathLike | BinaryIO, *, start: float = 0.0, duration: float | None = None
+    path: str | os.PathLike | BinaryIO,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    max_seconds: float | None = None,
 ) -> Iterator[Tensor]:
     """What `load_mono` gives, block by block as it is decoded: [T] float32, mono, 16 kHz.
 
     Hours of sound take no more memory than minutes. Arguments and errors as of `load_audio`; an error in the middle of
     a file comes after the blocks before it.
     """
-    rate, blocks = _decode(path, start, duration, mono=True)
+    rate, blocks = _decode(path, start, duration, max_seconds, mono=True)
     for block in resample_blocks(blocks, rate, SAMPLE_RATE):
         yield block[0]
 
@@ -87,18 +100,36 @@ def check_part(start: float, duration: float | None) -> None:
         raise ValueError(f"duration must be None or a finite number of seconds > 0, not {duration!r}")
 
 
+def _most_seconds(given: float | None) -> float:
+    """`max_seconds` as it is given, else the environment's, else the default."""
+    from .decoding import MAX_SECONDS, MAX_SECONDS_VARIABLE
+
+    name, value = "max_seconds", given
+    if given is None:
+        name, value = MAX_SECONDS_VARIABLE, os.environ.get(MAX_SECONDS_VARIABLE) or MAX_SECONDS
+    with contextlib.suppress(TypeError, ValueError):
+        if (seconds := float(value)) > 0:
+            return seconds
+    raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+
+
 def _decode(
-    path: str | os.PathLike | BinaryIO, start: float, duration: float | None, *, mono: bool
+    path: str | os.PathLike | BinaryIO,
+    start: float,
+    duration: float | None,
+    max_seconds: float | None,
+    *,
+    mono: bool,
 ) -> tuple[int, Iterator[Tensor]]:
     """The file's own rate and the part's samples at it, in blocks [C, T]."""
     check_part(start, duration)
-    decoded = _decoded(path, start, duration, mono=mono)
+    decoded = _decoded(path, start, duration, _most_seconds(max_seconds), mono=mono)
     rate, first = next(decoded)
     return rate, itertools.chain([first], (block for _, block in decoded))
 
 
 def _decoded(
-    path: str | os.PathLike | BinaryIO, start: float, duration: float | None, *, mono: bool
+    path: str | os.PathLike | BinaryIO, start: float, duration: float | None, max_seconds: float, *, mono: bool
 ) -> Iterator[tuple[int, Tensor]]:
     import av  # a tenth of a second, which a ComfyUI that starts need not wait for
 
@@ -112,7 +143,7 @@ def _decoded(
                 file.seek(0)
                 with open_container(file, others) as container:
                     reader = Reader(container, file, name)
-                    blocks = reader.read(start, duration, seeking=seeking, mono=mono)
+                    blocks = reader.read(start, duration, seeking=seeking, mono=mono, max_seconds=max_seconds)
                     if blocks is None:
                         continue
                     for samples in blocks:

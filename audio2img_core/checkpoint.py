@@ -24,12 +24,13 @@ from safetensors.torch import save_file
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
 
 from . import mini
+from .bounds import shortened
 from .checks import first_line
-from .config import AudioEncoderConfig
+from .config import AudioEncoderConfig, checked_backbone
 from .devices import INT8, encoder_dtype, resolve_device, resolve_dtype
 from .files import whole_file, whole_folder
-from .seed import seed_config, seed_weights
-from .weights import read_weights, weight_files
+from .seed import seed_config, seed_name, seed_weights
+from .weights import check_files, check_finite, raise_on_names, read_weights, weight_files
 
 if TYPE_CHECKING:
     from .encoder import AudioEncoder
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METADATA_KEY = "audio2img_config"
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -76,12 +78,21 @@ def load_encoder(
     _check_source(path, str(name_or_path))
     config = read_config(name_or_path, **_hub_options(kwargs))
     if path.is_dir():
-        _refuse_pickle_folder(path)
-        if not args and not kwargs:
-            return _load_folder(cls, path, config, dtype)
-    if isinstance(config, Wav2Vec2BertConfig):
-        return _load_seed(cls, name_or_path, config, dtype=dtype, **kwargs)
-    return _aligned(load_strictly(load_folder, name_or_path, *args, dtype=dtype, **{"config": config, **kwargs}))
+        _refuse_foreign_folder(path / kwargs.get("subfolder", ""))
+    files = weight_files(name_or_path, variant=kwargs.get("variant"), **_hub_options(kwargs))
+    kwargs.pop("force_download", None)  # it has been
+    seed = isinstance(config, Wav2Vec2BertConfig)
+    ours = seed_config(name_or_path, config) if seed else kwargs.get("config", config)
+    check_files(_empty(cls, ours), files, str(name_or_path), named=seed_name if seed else str)
+    if not args and kwargs.keys() <= {*_HUB_OPTIONS, "variant"}:
+        weights = _read(cls, files, dtype, str(name_or_path))
+        return _filled(cls, ours, seed_weights(weights) if seed else weights, str(name_or_path))
+    if seed:
+        encoder = _load_seed(cls, name_or_path, ours, dtype=dtype, **kwargs)
+    else:
+        encoder = load_strictly(load_folder, name_or_path, *args, dtype=dtype, **{"config": config, **kwargs})
+    check_finite(encoder, str(name_or_path))
+    return _aligned(encoder)
 
 
 def quantize(encoder: AudioEncoder) -> AudioEncoder:
@@ -116,7 +127,7 @@ def read_config(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Aud
         data, _ = PretrainedConfig.get_config_dict(path if path.is_dir() else str(name_or_path), **hub_options)
         if not isinstance(data, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{name_or_path}: its config.json cannot be read: {first_line(error)}") from error
     return _parse_config(data, str(name_or_path))
 
@@ -161,24 +172,13 @@ def _load_single_file(cls: type[AudioEncoder], path: Path, dtype: torch.dtype | 
     config = _parse_config(_read_metadata(path), str(path))
     if not isinstance(config, AudioEncoderConfig):
         raise ValueError(f"{path}: a plain Wav2Vec2-BERT file needs its folder with config.json")
+    check_files(_empty(cls, config), [path], str(path))
     return _filled(cls, config, _read(cls, [path], dtype, str(path)), str(path))
-
-
-def _load_folder(
-    cls: type[AudioEncoder], path: Path, config: AudioEncoderConfig | Wav2Vec2BertConfig, dtype: torch.dtype | str
-) -> AudioEncoder:
-    """What transformers would load of a local folder, in half of the time."""
-    weights = _read(cls, weight_files(path), dtype, str(path))
-    if isinstance(config, Wav2Vec2BertConfig):
-        config, weights = seed_config(path, config), seed_weights(weights)
-    return _filled(cls, config, weights, str(path))
 
 
 def _read(cls: type[AudioEncoder], files: list[Path], dtype: torch.dtype | str, source: str) -> dict[str, torch.Tensor]:
     try:
         return read_weights(files, None if dtype == "auto" else dtype, precise=cls._keep_in_fp32_modules_strict)
-    except SafetensorError as error:
-        raise ValueError(f"{source}: not a whole safetensors file: {first_line(error)}") from error
     except OSError as error:
         raise ValueError(f"{source}: the weights cannot be loaded: {first_line(error)}") from error
 
@@ -189,24 +189,29 @@ def _filled(
     """An encoder, built without memory or random numbers for its weights, with these in their places."""
     with init_empty_weights(include_buffers=False):
         encoder = cls(config)
-    _check_weights(encoder, weights, source)
     encoder.load_state_dict(weights, strict=True, assign=True)
+    check_finite(encoder, source)
     encoder.config.name_or_path = source
     return encoder.eval()
 
 
+def _empty(cls: type[AudioEncoder], config: AudioEncoderConfig) -> AudioEncoder:
+    """An encoder that takes no memory, to compare its weights' names and shapes with files."""
+    with init_empty_weights(include_buffers=True):
+        return cls(config)
+
+
 def _load_seed(
-    cls: type[AudioEncoder], name_or_path: str | os.PathLike[str], backbone: Wav2Vec2BertConfig, **kwargs: Any
+    cls: type[AudioEncoder], name_or_path: str | os.PathLike[str], config: AudioEncoderConfig, **kwargs: Any
 ) -> AudioEncoder:
     """A plain `Wav2Vec2BertModel` with adapter becomes an encoder with a conv head, weight by weight."""
     from transformers import Wav2Vec2BertModel
 
-    config = seed_config(name_or_path, backbone)
     model = load_strictly(Wav2Vec2BertModel.from_pretrained, name_or_path, **kwargs)
     with init_empty_weights(include_buffers=False):
         encoder = cls(config)
     encoder.load_state_dict(seed_weights(model.state_dict()), strict=True, assign=True)
-    return _aligned(encoder.eval())
+    return encoder.eval()
 
 
 def load_strictly(
@@ -227,7 +232,7 @@ def load_strictly(
     except (RuntimeError, OSError) as error:
         raise ValueError(f"{name_or_path}: the weights cannot be loaded: {first_line(error)}") from error
     kinds = ("missing_keys", "mismatched_keys", *(() if allow_unexpected else ("unexpected_keys",)))
-    _raise_on_names(str(name_or_path), {kind: sorted(map(_shapes, info.get(kind) or ())) for kind in kinds})
+    raise_on_names(str(name_or_path), {kind: sorted(map(_shapes, info.get(kind) or ())) for kind in kinds})
     return model.eval()
 
 
@@ -251,42 +256,15 @@ def _shapes(entry: Any) -> str:
     return f"{name} {list(found)} instead of {list(expected)}"
 
 
-def _check_weights(encoder: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    expected = encoder.state_dict()
-    _raise_on_names(
-        source,
-        {
-            "missing_keys": sorted(expected.keys() - weights.keys()),
-            "unexpected_keys": sorted(weights.keys() - expected.keys()),
-            "mismatched_keys": [
-                f"{name} {list(weights[name].shape)} instead of {list(tensor.shape)}"
-                for name, tensor in expected.items()
-                if name in weights and weights[name].shape != tensor.shape
-            ],
-        },
-    )
-
-
-def _raise_on_names(source: str, problems: dict[str, list[str]]) -> None:
-    words = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "wrongly shaped"}
-    found = [
-        f"{len(names)} {words[kind]} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in problems.items()
-        if names
-    ]
-    if found:
-        raise ValueError(f"{source}: the weights do not fit the config: {'; '.join(found)}")
-
-
 def _parse_config(data: dict[str, Any], source: str) -> AudioEncoderConfig | Wav2Vec2BertConfig:
     kinds = {c.model_type: c for c in (AudioEncoderConfig, Wav2Vec2BertConfig)}
     kind = data.get("model_type")
-    if kind not in kinds:
-        raise ValueError(f"{source}: model_type {kind!r} is no audio encoder; allowed are {', '.join(kinds)}")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"{source}: model_type {shortened(kind)} is no audio encoder; allowed are {', '.join(kinds)}")
     data = {name: value for name, value in data.items() if name != "model_type"}
     try:
-        return kinds[kind](**data)
-    except (TypeError, ValueError) as error:
+        return AudioEncoderConfig(**data) if kind == AudioEncoderConfig.model_type else checked_backbone(data)
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{source}: its config is wrong: {first_line(error)}") from error
 
 
@@ -296,7 +274,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as opened:
             metadata = opened.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a safetensors file ({first_line(error)})") from error
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path}: no audio2img encoder: its metadata holds no {METADATA_KEY!r}")
@@ -304,7 +282,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         config = json.loads(metadata[METADATA_KEY])
         if not isinstance(config, dict):
             raise ValueError("not a JSON object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its config is no JSON ({first_line(error)})") from error
     return config
 
@@ -318,7 +296,10 @@ def _check_source(path: Path, name: str) -> None:
         raise FileNotFoundError(f"{name}: no such encoder folder or file")
 
 
-def _refuse_pickle_folder(path: Path) -> None:
+def _refuse_foreign_folder(path: Path) -> None:
+    """Refuse a folder of pickles, and one of an adapter, for which transformers would load another model."""
+    if (path / "adapter_config.json").is_file():
+        raise ValueError(f"{path}: holds an adapter for another model (adapter_config.json); merge it with its model")
     if any(path.glob("*.safetensors")):
         return
     pickles = [p for suffix in PICKLE_SUFFIXES for p in sorted(path.glob(f"*{suffix}"))]
@@ -335,5 +316,4 @@ def _pickle_message(path: Path) -> str:
 
 
 def _hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
+    return {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}

@@ -6,7 +6,10 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
+from transformers.activations import ACT2FN
 
+from .bounds import check_attention, check_backbone, check_number, shortened
+from .checks import one_line
 from .head import HeadConfig
 from .targets import get_target
 from .windows import WindowConfig
@@ -45,7 +48,8 @@ class AudioEncoderConfig(PretrainedConfig):
     ):
         if isinstance(backbone, Wav2Vec2BertConfig):
             backbone = backbone.to_dict()  # the caller's stays as it is
-        backbone = Wav2Vec2BertConfig(**(backbone or {}))
+        check_attention(kwargs)
+        backbone = checked_backbone(_dictionary("backbone", backbone))
         # The head is ours: the adapter's fields in the backbone's config describe it, the backbone has none itself.
         backbone.add_adapter = False
         backbone.output_hidden_size = get_target(target).width
@@ -53,9 +57,12 @@ class AudioEncoderConfig(PretrainedConfig):
         self.head = _part(HeadConfig, head)
         self.window = _part(WindowConfig, window)
         self.target = target
+        for name, value in (("prepend_bos", prepend_bos), ("null_prompt", null_prompt)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, not {shortened(value)}")
         self.prepend_bos = prepend_bos
         self.null_prompt = null_prompt
-        self.training = training or {}
+        self.training = _dictionary("training", training)
         super().__init__(**kwargs)
 
     @property
@@ -99,11 +106,36 @@ class AudioEncoderConfig(PretrainedConfig):
         return output
 
 
+def checked_backbone(values: dict[str, Any]) -> Wav2Vec2BertConfig:
+    """The backbone's config of its fields; unknown names are kept, as transformers does.
+
+    Raises:
+        ValueError: a size beyond all bounds, an unknown activation, or another value that cannot be.
+    """
+    check_backbone(values)
+    for name in ("hidden_act", "adapter_act"):
+        if name in values and values[name] not in list(ACT2FN):
+            raise ValueError(f"backbone {name} must be one of {', '.join(ACT2FN)}, not {shortened(values[name])}")
+    for name in ("layer_norm_eps", "initializer_range"):
+        check_number(values.get(name, 0.0), f"backbone {name}", 0.0, 1.0)
+    try:
+        return Wav2Vec2BertConfig(**values)
+    except Exception as error:  # newer transformers have a class of their own for values of a wrong type
+        raise ValueError(f"backbone: {one_line(str(error))}") from error
+
+
+def _dictionary(name: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object of names and values, not {shortened(value)}")
+    return value or {}
+
+
 def _part(cls: type, value: Any) -> Any:
     if value is None or isinstance(value, cls):
         return value if value is not None else cls()
+    value = _dictionary(cls.__name__, value)
     names = {field.name for field in fields(cls)}
     unknown = sorted(set(value) - names)
     if unknown:
-        raise ValueError(f"unknown {cls.__name__} fields {unknown}: known are {sorted(names)}")
+        raise ValueError(f"unknown {cls.__name__} fields {shortened(unknown)}: known are {sorted(names)}")
     return cls(**value)

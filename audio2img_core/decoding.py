@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 ALLOWED = "a sound or video file that FFmpeg can decode (wav, flac, mp3, ogg, opus, m4a, mp4, webm, mkv, ...)"
 
+MAX_SECONDS = 4 * 3600.0  # of sound that is taken from one file where nobody says otherwise
+MAX_SECONDS_VARIABLE = "AUDIO2IMG_MAX_SECONDS"
+_VALUES_PER_SECOND = 2 * 48_000  # with more channels or a higher rate, as many fewer seconds: memory is what counts
+
 _PREROLL = (0.5, 5.0, 30.0)  # seconds to seek before the start, tried in turn: codecs need time to settle
 SEEK_FROM = 2.0  # seconds; nearer to the beginning, decoding is as cheap as seeking and simpler
 _BLOCK_SECONDS = 10  # of sound that is handed on at once
@@ -105,13 +109,21 @@ class Reader:
         self.grid_start = head[0].samples
 
     def read(
-        self, start: float, duration: float | None, *, seeking: bool, mono: bool = False
+        self,
+        start: float,
+        duration: float | None,
+        *,
+        seeking: bool,
+        mono: bool = False,
+        max_seconds: float = MAX_SECONDS,
     ) -> Iterator[np.ndarray] | None:
         """Blocks of samples [C, T] float32 of the part asked for; None where seeking does not work.
 
-        `mono` mixes the channels to one as they come, C = 1.
+        `mono` mixes the channels to one as they come, C = 1. More than `max_seconds` (of stereo at 48 kHz; fewer of
+        what takes more memory) is refused: a file of a few kilobytes may hold days of silence.
         """
         self.mono = mono
+        self.most = max_seconds * min(1.0, _VALUES_PER_SECOND / (self.rate * (1 if mono else self.channels)))
         first = round(start * self.rate)
         stop = None if duration is None else first + max(1, round(duration * self.rate))
         if not seeking:
@@ -183,7 +195,7 @@ class Reader:
     ) -> Iterator[np.ndarray]:
         """Samples first..stop of frames that begin at `position`, [C, T] float32, some seconds at a time."""
         parts: list[np.ndarray] = []
-        some, waiting, ended = False, 0, True
+        taken, waiting, ended = 0, 0, True
         for frame in frames:
             if frame.sample_rate != self.rate:
                 raise ValueError(
@@ -195,10 +207,12 @@ class Reader:
                 left, right = max(first - position, 0), frame.samples if stop is None else stop - position
                 samples = _to_float(frame, self.channels)[:, left:right]
                 parts.append(samples.mean(axis=0, keepdims=True, dtype=np.float32) if self.mono else samples)
-                waiting += samples.shape[1]
+                taken, waiting = taken + samples.shape[1], waiting + samples.shape[1]
+                if taken > self.most * self.rate:
+                    raise ValueError(self._too_long())
                 if waiting >= _BLOCK_SECONDS * self.rate:
                     yield np.concatenate(parts, axis=1)
-                    parts, waiting, some = [], 0, True
+                    parts, waiting = [], 0
             position = end
             if stop is not None and position >= stop:
                 ended = False
@@ -206,11 +220,18 @@ class Reader:
         self._warn_if_cut(position / self.rate, ended)
         if parts:
             yield np.concatenate(parts, axis=1)
-        elif not some:
+        elif not taken:
             raise ValueError(
                 f"start {first / self.rate:g} s is at or past the end of {self.name}, "
                 f"which is {position / self.rate:.3f} s long"
             )
+
+    def _too_long(self) -> str:
+        kind = "" if self.mono else f" of {self.channels} channel(s) at {self.rate} Hz"
+        return (
+            f"{self.name} holds more than {self.most:g} s{kind}, which is all that is taken of one file; allowed: "
+            f"a part by start and duration, or a larger max_seconds (environment: {MAX_SECONDS_VARIABLE})"
+        )
 
     def _warn_if_cut(self, seconds: float, ended: bool) -> None:
         announced = self._announced_seconds() if ended else None

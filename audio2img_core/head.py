@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bounds import check_head, shortened
+
 HEADS = ("conv", "query")
 _START = 0.1  # of the random weights of the last layer, where a head begins at the mean prompt
 INITIAL_LOGIT_SCALE = math.log(1 / 0.15)  # of cosines, as a logarithm; the seed project's temperature was fixed at 0.15
@@ -26,10 +28,8 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in HEADS:
-            raise ValueError(f"head kind must be one of {', '.join(HEADS)}, not {self.kind!r}")
-        for name in ("num_tokens", "width", "num_layers", "num_heads"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"head {name} must be a whole number of at least 1, not {getattr(self, name)!r}")
+            raise ValueError(f"head kind must be one of {', '.join(HEADS)}, not {shortened(self.kind)}")
+        check_head(self)
         if self.width % self.num_heads:
             raise ValueError(f"head width {self.width} must be a multiple of num_heads {self.num_heads}")
 

@@ -56,6 +56,12 @@ def _seed_padding(name_or_path: str | os.PathLike[str]) -> dict[str, float]:
         raise ValueError(f"{file}: not a feature extractor's JSON ({first_line(error)})") from error
 
 
+def seed_name(ours: str) -> str | None:
+    """The name there of a weight of an `AudioEncoder` with a conv head, None of what it lacks."""
+    part, _, name = ours.partition(".")
+    return name if part in ("backbone", "head") else None
+
+
 def seed_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same weights under the names that they have in an `AudioEncoder` with a conv head.
 

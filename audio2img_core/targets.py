@@ -64,7 +64,7 @@ def get_target(name: str) -> Target:
     try:
         return TARGETS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"unknown target {name!r}: choose one of {', '.join(TARGETS)}") from None
+        raise ValueError(f"unknown target {repr(name)[:60]}: choose one of {', '.join(TARGETS)}") from None
 
 
 def target_of_width(width: int, *, pooled: bool = False) -> Target | None:

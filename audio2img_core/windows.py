@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .bounds import MAX_WINDOW_SECONDS, check_number, shortened
 from .features import FRAMES_PER_SECOND, MIN_FRAMES, STACK, normalize, normalize_level, stack_frames
 
 NORMALIZE = ("clip", "window")
@@ -27,10 +28,11 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         for name, value in (("seconds", self.seconds), ("hop_seconds", self.hop)):
-            if not MIN_FRAMES / FRAMES_PER_SECOND <= value < float("inf"):
-                raise ValueError(f"window {name} must be a finite number of at least 0.02, not {value!r}")
+            check_number(value, f"window {name}", MIN_FRAMES / FRAMES_PER_SECOND, MAX_WINDOW_SECONDS)
+        check_number(self.pad_value, "window pad_value", -1e6, 1e6)
         if self.dynamic_range is not None:
-            if not 0 < self.dynamic_range < float("inf"):
+            check_number(self.dynamic_range, "window dynamic_range", 0.0, 1e6)
+            if self.dynamic_range == 0:
                 raise ValueError(f"window dynamic_range must be above 0, not {self.dynamic_range!r}")
             if self.normalize != "window":
                 raise ValueError(f"window dynamic_range goes with normalize 'window', not {self.normalize!r}")
@@ -39,7 +41,7 @@ class WindowConfig:
             ("padding", self.padding, PADDING),
         ):
             if value not in allowed:
-                raise ValueError(f"window {name} must be one of {', '.join(allowed)}, not {value!r}")
+                raise ValueError(f"window {name} must be one of {', '.join(allowed)}, not {shortened(value)}")
 
     @property
     def hop(self) -> float:
