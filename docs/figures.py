@@ -1,14 +1,15 @@
-"""Draws the pictures of README and docs with the embedded mini: `pip install matplotlib && python docs/figures.py`.
+"""Draws the pictures of README and docs with the embedded mini: `python docs/figures.py`.
 
-`python docs/figures.py seeds film` draws those two alone. Three more have scripts of their own: `docs/sheet.png` is
-drawn by `benchmarks/mini.py --sheet`, `example_workflows/*.jpg` by `docs/workflows.py`, and `docs/app.jpg` by
-`tests/integration/test_app_browser.py`.
+Needs `pip install -e ".[train]"`. `python docs/figures.py seeds film` draws those two alone. Others have scripts of their
+own: `docs/sheet.png` is drawn by `benchmarks/mini.py --sheet`, `example_workflows/*.jpg` by `docs/workflows.py`, and
+`docs/app.jpg` by `tests/integration/test_app_browser.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from own_sounds import write_sounds
 from PIL import Image, ImageDraw, ImageFont
 
 from audio2img_core import AudioToImagePipeline, load_audio
@@ -23,6 +25,7 @@ from audio2img_core.audio import SAMPLE_RATE, to_mono
 from audio2img_core.features import mel_frames
 from audio2img_core.film import draw_frames
 from audio2img_core.schedule import schedule
+from training.cli import main as train
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -120,6 +123,10 @@ SEEDS = range(1, 8)
 SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the text in a blend
 PAIRS = (("bird", "a bird"), ("piano", "a piano"), ("rain", "a dog"), ("drum", "a bird"))  # sound, text
 PARTS, PART_SECONDS = (("bird", 2.0), ("piano", 0.0), ("rain", 0.0), ("drum", 0.0)), 3.0  # what is filmed, from where
+OWN = (  # the flags of docs/training.md
+    "--trainer.max_steps 60 --trainer.per_device_train_batch_size 8 --trainer.learning_rate 3e-4 "
+    "--trainer.warmup_steps 5"
+)
 FILM = {"fps": 1.0, "window": 2.0, "smoothing": 0.2}
 
 
@@ -142,12 +149,12 @@ def wave_card(loud: np.ndarray, width: int, height: int) -> Image.Image:
     return card.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def grid(heads: Sequence[str], rows: Sequence[tuple[str, str, Sequence[Image.Image]]], path: Path) -> None:
+def grid(heads: Sequence[str], rows: Sequence[tuple[Path, str, Sequence[Image.Image]]], path: Path) -> None:
     """Write rows of pictures, each behind the waveform of its sound.
 
     Args:
         heads: above the columns.
-        rows: (name of the example, what stands below its waveform, pictures).
+        rows: (sound, what stands below its waveform, pictures).
         path: PNG.
     """
     left, top = 150, 30
@@ -155,10 +162,10 @@ def grid(heads: Sequence[str], rows: Sequence[tuple[str, str, Sequence[Image.Ima
     pen = ImageDraw.Draw(page)
     for column, head in enumerate(heads):
         pen.text((left + column * CELL + 64, top / 2), head, font=font(13, bold=True), fill=INK, anchor="mm")
-    for row, (name, below, images) in enumerate(rows):
+    for row, (sound, below, images) in enumerate(rows):
         y = top + row * CELL
-        page.paste(wave_card(peaks(EXAMPLES / f"{name}.flac", 40), left - 20, 50), (4, y + 22))
-        pen.text(((left - 12) / 2, y + 12), f"{name}.flac", font=font(13, bold=True), fill=INK, anchor="mm")
+        page.paste(wave_card(peaks(sound, 40), left - 20, 50), (4, y + 22))
+        pen.text(((left - 12) / 2, y + 12), sound.name, font=font(13, bold=True), fill=INK, anchor="mm")
         pen.text(((left - 12) / 2, y + 88), below, font=font(12), fill=INK, anchor="mm")
         for column, image in enumerate(images):
             page.paste(image.resize((128, 128)), (left + column * CELL, y))
@@ -176,7 +183,7 @@ def draw_seeds(pipeline: AudioToImagePipeline) -> None:
     for name in ("bird", "piano", "rain"):
         drawn = pipeline(EXAMPLES / f"{name}.flac", seed=SEEDS[0], count=len(SEEDS))
         heard = pipeline.hear(drawn.embeddings, top=1)[0][0].caption
-        rows.append((name, f"heard: {heard}", drawn.images))
+        rows.append((EXAMPLES / f"{name}.flac", f"heard: {heard}", drawn.images))
     grid([f"seed {seed}" for seed in SEEDS], rows, HERE / "seeds.png")
 
 
@@ -186,7 +193,7 @@ def draw_blend(pipeline: AudioToImagePipeline) -> None:
     for name, text in PAIRS:
         heard = pipeline.encode(EXAMPLES / f"{name}.flac")
         images = [pipeline(heard, prompt=text, prompt_weight=share, seed=1).images[0] for share in SHARES]
-        rows.append((name, f'with "{text}"', images))
+        rows.append((EXAMPLES / f"{name}.flac", f'with "{text}"', images))
     heads = ["sound alone", *(f"{share:.0%} text".replace("%", " %") for share in SHARES[1:-1]), "text alone"]
     grid(heads, rows, HERE / "blend.png")
 
@@ -215,6 +222,24 @@ def draw_film(pipeline: AudioToImagePipeline) -> None:
     save_small(page, HERE / "film.png")
 
 
+def draw_own(pipeline: AudioToImagePipeline) -> None:
+    """docs/own.png: sounds that mini does not know, before and after the training of docs/training.md; minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, run = Path(folder, "sounds"), Path(folder, "run")
+        write_sounds(data)
+        words = f"fit --data {data} --target mini --teacher mini --encoder mini --output {run} {OWN}"
+        if train(words.split()) != 0:
+            raise SystemExit("the training has failed")
+        after = AudioToImagePipeline.from_pretrained(run / "encoder.safetensors", device="cpu")
+        sounds = [data / "ticking-0.wav", data / "buzzing-0.wav", EXAMPLES / "bird.flac"]
+        said = ['learned: "a clock"', 'learned: "a bee"', "not in this training"]
+        rows = [
+            (sound, words, [pipe(sound, seed=1).images[0] for pipe in (pipeline, after)])
+            for sound, words in zip(sounds, said, strict=True)
+        ]
+        grid(["before", "after"], rows, HERE / "own.png")
+
+
 FIGURES = {
     "flow": draw_flow,
     "icon": lambda pipeline: draw_icon(pipeline, "bird"),
@@ -222,6 +247,7 @@ FIGURES = {
     "seeds": draw_seeds,
     "blend": draw_blend,
     "film": draw_film,
+    "own": draw_own,
 }
 
 
