@@ -1,8 +1,8 @@
 """Draws the pictures of README and docs with the embedded mini: `python docs/figures.py`.
 
-Needs `pip install -e ".[train]"`. `python docs/figures.py seeds film` draws those two alone. Others have scripts of their
-own: `docs/sheet.png` is drawn by `benchmarks/mini.py --sheet`, `example_workflows/*.jpg` by `docs/workflows.py`, and
-`docs/app.jpg` by `tests/integration/test_app_browser.py`.
+Needs `pip install -e ".[train]"`. `python docs/figures.py seeds film` draws those two alone. Others have scripts of
+their own: `docs/sheet.png` is drawn by `benchmarks/mini.py --sheet`, `example_workflows/*.jpg` by `docs/workflows.py`,
+and `docs/app.jpg` by `tests/integration/test_app_browser.py`.
 """
 
 from __future__ import annotations

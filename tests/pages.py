@@ -2,7 +2,7 @@
 
 What stands behind a fence's language does not show in the rendered page. It says what becomes of the block:
 
-- `sh`: runs, and each command ends with 0. `sh refused`: each ends with 2 or 1, and prints the next `text` block.
+- `sh`: runs, and each command ends with 0. `sh refused`: each ends with 2, and the next `text` block is its message.
 - `sh parsed`: cannot run in a test (a model of the hub, a GPU, a container, hours): each command is understood by the
   real parser of what it calls.
 - `python`: runs, all blocks of a page in one namespace.
