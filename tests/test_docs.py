@@ -181,6 +181,13 @@ def test_every_page_and_picture_is_linked():
         assert picture.stat().st_size < 400_000, picture.name
 
 
+def test_every_benchmark_is_told_of():
+    for script in (ROOT / "benchmarks").rglob("*.py"):
+        if "add_argument" in script.read_text(encoding="utf-8"):
+            name = script.relative_to(ROOT / "benchmarks").as_posix()
+            assert f"`{name}`" in TEXTS["measure.md"], name
+
+
 def rows(text: str, heading: str) -> list[list[str]]:
     """Cells of the first table below a heading, without its head."""
     part = text.split(f"\n{heading}\n", 1)[1]
