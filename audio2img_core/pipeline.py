@@ -142,7 +142,7 @@ class AudioToImagePipeline:
             sound_strength: 0 = the empty prompt, 1 = the sound, above 1 = beyond it.
             blend_mode, windows: see `conditioning.blend` and `conditioning.condition`.
             start, duration: seconds to read of each file; None = to its end.
-            steps, guidance: of the sampler; None = 12 and 3 for the mini model, 20 and 7.5 for others.
+            steps, guidance: of the sampler; None = 12 and 5 for the mini model, 20 and 7.5 for others.
             seed: of the first picture of each clip, the next ones count up; None = by chance.
             count: pictures a clip.
             size: (width, height) in pixels, multiples of 8; None = the model's own.

@@ -1,19 +1,31 @@
-"""Draws the README's figure, the icon and the banner: `pip install matplotlib && python docs/figures.py`."""
+"""Draws the pictures of README and docs with the embedded mini: `python docs/figures.py`.
+
+Needs `pip install -e ".[train]"`. `python docs/figures.py seeds film` draws those two alone. Others have scripts of
+their own: `docs/sheet.png` is drawn by `benchmarks/mini.py --sheet`, `example_workflows/*.jpg` by `docs/workflows.py`,
+and `docs/app.jpg` by `tests/integration/test_app_browser.py`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from own_sounds import write_sounds
 from PIL import Image, ImageDraw, ImageFont
 
 from audio2img_core import AudioToImagePipeline, load_audio
-from audio2img_core.audio import to_mono
+from audio2img_core.audio import SAMPLE_RATE, to_mono
 from audio2img_core.features import mel_frames
+from audio2img_core.film import draw_frames
+from audio2img_core.schedule import schedule
+from training.cli import main as train
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -106,12 +118,150 @@ def draw_banner(pipeline: AudioToImagePipeline, names: list[str]) -> None:
     banner.resize((1260, 540), Image.Resampling.LANCZOS).save(HERE / "banner.png")
 
 
+CELL = 132  # pixels from one picture of a grid to the next
+SEEDS = range(1, 8)
+SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the text in a blend
+PAIRS = (("bird", "a bird"), ("piano", "a piano"), ("rain", "a dog"), ("drum", "a bird"))  # sound, text
+PARTS, PART_SECONDS = (("bird", 2.0), ("piano", 0.0), ("rain", 0.0), ("drum", 0.0)), 3.0  # what is filmed, from where
+OWN = (  # the flags of docs/training.md
+    "--trainer.max_steps 60 --trainer.per_device_train_batch_size 8 --trainer.learning_rate 3e-4 "
+    "--trainer.warmup_steps 5"
+)
+FILM = {"fps": 1.0, "window": 2.0, "smoothing": 0.2}
+
+
+def part_of(sound: Path, start: float, size: int) -> torch.Tensor:
+    """`size` samples from `start` seconds on, [size], their peak being 1; what ends before is repeated."""
+    mono = to_mono(load_audio(sound, start=start)[0])
+    part = mono.repeat(-(-size // len(mono)))[:size]
+    return part / part.abs().max()
+
+
+def wave_card(loud: np.ndarray, width: int, height: int) -> Image.Image:
+    """Loudness [n] as bars around a middle line, dark on white."""
+    card = Image.new("RGB", (width * FINE, height * FINE), "white")
+    pen = ImageDraw.Draw(card)
+    step = card.width / len(loud)
+    for k, value in enumerate(loud):
+        half = max(value, 0.02) * card.height * 0.46
+        x = (k + 0.5) * step
+        pen.line((x, card.height / 2 - half, x, card.height / 2 + half), fill=ACCENT, width=max(int(step * 0.6), 1))
+    return card.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def grid(heads: Sequence[str], rows: Sequence[tuple[Path, str, Sequence[Image.Image]]], path: Path) -> None:
+    """Write rows of pictures, each behind the waveform of its sound.
+
+    Args:
+        heads: above the columns.
+        rows: (sound, what stands below its waveform, pictures).
+        path: PNG.
+    """
+    left, top = 150, 30
+    page = Image.new("RGB", (left + len(heads) * CELL, top + len(rows) * CELL), "white")
+    pen = ImageDraw.Draw(page)
+    for column, head in enumerate(heads):
+        pen.text((left + column * CELL + 64, top / 2), head, font=font(13, bold=True), fill=INK, anchor="mm")
+    for row, (sound, below, images) in enumerate(rows):
+        y = top + row * CELL
+        page.paste(wave_card(peaks(sound, 40), left - 20, 50), (4, y + 22))
+        pen.text(((left - 12) / 2, y + 12), sound.name, font=font(13, bold=True), fill=INK, anchor="mm")
+        pen.text(((left - 12) / 2, y + 88), below, font=font(12), fill=INK, anchor="mm")
+        for column, image in enumerate(images):
+            page.paste(image.resize((128, 128)), (left + column * CELL, y))
+    save_small(page, path)
+
+
+def save_small(page: Image.Image, path: Path) -> None:
+    """A PNG of 256 colours: a third of the size."""
+    page.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def draw_seeds(pipeline: AudioToImagePipeline) -> None:
+    """docs/seeds.png: what the same sound becomes with other seeds."""
+    rows = []
+    for name in ("bird", "piano", "rain"):
+        drawn = pipeline(EXAMPLES / f"{name}.flac", seed=SEEDS[0], count=len(SEEDS))
+        heard = pipeline.hear(drawn.embeddings, top=1)[0][0].caption
+        rows.append((EXAMPLES / f"{name}.flac", f"heard: {heard}", drawn.images))
+    grid([f"seed {seed}" for seed in SEEDS], rows, HERE / "seeds.png")
+
+
+def draw_blend(pipeline: AudioToImagePipeline) -> None:
+    """docs/blend.png: the same thing heard and said, another thing said, and what lies between."""
+    rows = []
+    for name, text in PAIRS:
+        heard = pipeline.encode(EXAMPLES / f"{name}.flac")
+        images = [pipeline(heard, prompt=text, prompt_weight=share, seed=1).images[0] for share in SHARES]
+        rows.append((EXAMPLES / f"{name}.flac", f'with "{text}"', images))
+    heads = ["sound alone", *(f"{share:.0%} text".replace("%", " %") for share in SHARES[1:-1]), "text alone"]
+    grid(heads, rows, HERE / "blend.png")
+
+
+def draw_film(pipeline: AudioToImagePipeline) -> None:
+    """docs/film.png: frames of a film, under the part of the sound that each was drawn from."""
+    size = round(PART_SECONDS * SAMPLE_RATE)
+    waveform = torch.cat([part_of(EXAMPLES / f"{name}.flac", start, size) for name, start in PARTS])
+    heard = schedule(pipeline.encoder, waveform, SAMPLE_RATE, **FILM)
+    images = list(draw_frames(pipeline, heard, seed=1))
+    width, top, wave, name_height = 92, 24, 70, 20
+    page = Image.new("RGB", (width * len(images), top + wave + name_height + width), "white")
+    pen = ImageDraw.Draw(page)
+    bars = np.array([chunk.max() for chunk in np.array_split(waveform.abs().numpy(), 300)])
+    page.paste(wave_card(bars, page.width, wave), (0, top))
+    for number, (name, _) in enumerate(PARTS):
+        x = page.width * number / len(PARTS)
+        pen.text((x + 6, 4), f"{name}.flac", font=font(13, bold=True), fill=INK)
+        if number:
+            pen.line((x, 0, x, top + wave), fill=PALE, width=1)
+    for number, image in enumerate(images):
+        x = number * width
+        page.paste(image.resize((width - 4, width - 4), Image.Resampling.LANCZOS), (x + 2, top + wave + name_height))
+        said = f"{(number + 0.5) / FILM['fps']:.1f} s"
+        pen.text((x + width / 2, top + wave + name_height / 2), said, font=font(12), fill=INK, anchor="mm")
+    save_small(page, HERE / "film.png")
+
+
+def draw_own(pipeline: AudioToImagePipeline) -> None:
+    """docs/own.png: sounds that mini does not know, before and after the training of docs/training.md; minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, run = Path(folder, "sounds"), Path(folder, "run")
+        write_sounds(data)
+        words = f"fit --data {data} --target mini --teacher mini --encoder mini --output {run} {OWN}"
+        if train(words.split()) != 0:
+            raise SystemExit("the training has failed")
+        after = AudioToImagePipeline.from_pretrained(run / "encoder.safetensors", device="cpu")
+        sounds = [data / "ticking-0.wav", data / "buzzing-0.wav", EXAMPLES / "bird.flac"]
+        said = ['learned: "a clock"', 'learned: "a bee"', "not in this training"]
+        rows = [
+            (sound, words, [pipe(sound, seed=1).images[0] for pipe in (pipeline, after)])
+            for sound, words in zip(sounds, said, strict=True)
+        ]
+        grid(["before", "after"], rows, HERE / "own.png")
+
+
+FIGURES = {
+    "flow": draw_flow,
+    "icon": lambda pipeline: draw_icon(pipeline, "bird"),
+    "banner": lambda pipeline: draw_banner(pipeline, ["piano", "bird", "rain", "drum"]),
+    "seeds": draw_seeds,
+    "blend": draw_blend,
+    "film": draw_film,
+    "own": draw_own,
+}
+
+
 def main() -> None:
-    """Draw all of them with the embedded mini."""
-    pipeline = AudioToImagePipeline.from_pretrained()
-    draw_flow(pipeline)
-    draw_icon(pipeline, "bird")
-    draw_banner(pipeline, ["piano", "bird", "rain", "drum"])
+    """Draw all of them, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)} (default: all)")
+    names = parser.parse_args().figures
+    if unknown := sorted(set(names) - set(FIGURES)):
+        parser.error(f"there is no figure {unknown[0]!r}; there are {', '.join(FIGURES)}")
+    pipeline = AudioToImagePipeline.from_pretrained(device="cpu")
+    for name in names or FIGURES:
+        FIGURES[name](pipeline)
+        print(HERE / f"{name}.png")
 
 
 if __name__ == "__main__":

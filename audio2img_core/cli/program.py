@@ -43,7 +43,7 @@ def run_program(
         command.set_defaults(run=module.run, takes_rest=getattr(module, "TAKES_REST", False))
     arguments, arguments.rest = parser.parse_known_args(argv)
     if arguments.rest and not arguments.takes_rest:
-        parser.error(f"unrecognized arguments: {' '.join(arguments.rest)}")
+        below.choices[arguments.command].error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     _quiet(name, arguments.debug, log)
     try:
         return arguments.run(arguments) or 0

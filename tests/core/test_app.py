@@ -384,7 +384,7 @@ def test_the_core_does_not_import_gradio():
 @pytest.mark.parametrize("language", ["python", "sh"])
 def test_the_examples_of_the_documentation_run(address, tmp_path, language):
     text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8").split("## By program")[1]
-    (code,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    (code,) = re.findall(rf"```{language} served\n(.*?)```", text, re.DOTALL)
     code = code.replace("http://127.0.0.1:7860", address).replace(
         'print(heard["label"])', ""
     )  # the tiny model has none

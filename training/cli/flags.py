@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..config import SECTIONS, TRAINER, FitConfig, load_settings
+from ..config import SECTIONS, TRAINER, FitConfig, load_settings, trainer_fields
 
 _PLAIN = "run"  # the section whose flags need no name in front: --data is --run.data
 _TRAINER_HELP = (
@@ -82,9 +82,11 @@ def more_flags(rest: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]
         elif last is not None and not word.startswith("--"):
             flags[last], last = word, None
         else:
-            plain = [name.split(".")[1].replace("_", "-") for name in known if name.startswith(f"{_PLAIN}.")]
-            close = difflib.get_close_matches(word.lstrip("-"), plain, n=1)
-            hint = f" (did you mean --{close[0]}?)" if close else ""
+            flags_of = {name: f"{TRAINER}.{name}" for name in trainer_fields()} if known else {}
+            names = (name.partition(".")[2] for name in known if name.startswith(f"{_PLAIN}."))
+            flags_of |= {name: name.replace("_", "-") for name in names}
+            close = difflib.get_close_matches(word.lstrip("-").replace("-", "_"), flags_of, n=1)
+            hint = f" (did you mean --{flags_of[close[0]]}?)" if close else ""
             raise ValueError(f"unknown argument {word!r}{hint}; --help lists them")
     return flags
 
