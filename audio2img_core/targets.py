@@ -94,5 +94,5 @@ def check_fits(target_name: str, cross_attention_dim: int, *, pooled: bool) -> N
     fits = f"an encoder for {needed.name!r}" if needed else "none of the known targets"
     raise ValueError(
         f"the encoder was trained for {target.name!r} ({target.family}, width {target.width}), but the diffusion "
-        f"model takes {takes}: {fits} would fit it, or use a diffusion model of the family {target.family}"
+        f"model takes {takes}: {fits} would fit it, or use {target.family} as diffusion model"
     )
