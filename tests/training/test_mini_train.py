@@ -10,10 +10,12 @@ from PIL import Image, ImageDraw
 from sounds import noise, sine, write_audio
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
+from audio2img_core.untrained import make_pair
 from training.recipes.mini import autoencoder, train
 from training.recipes.mini.captions import Captions
 from training.recipes.mini.images import load_pictures, side_by_side
 from training.recipes.mini.loop import train as loop
+from training.recipes.mini.sound_prompts import SOUND, SoundPrompts
 from training.recipes.mini.sounds import read_jsonl, write_jsonl
 
 CONCEPTS = {"piano": "black", "dog": "brown", "rain": "blue", "cat": "orange"}
@@ -47,6 +49,38 @@ def data(tmp_path_factory):
         every += rows
     write_jsonl(folder / "sounds.jsonl", every)
     return folder
+
+
+def test_sounds_as_prompts(data):
+    """Three concepts of which the encoder hears 0 and 2; 1 it always takes for 2."""
+    captions = Captions(["piano", "dog", "rain"], [["a piano"], ["a dog"], ["rain"]], ["", "flat"])
+    encoder = make_pair("mini")[0]
+    prompt = torch.eye(3, 256)[:, None].expand(3, 77, 256)  # of each concept, the same at every position
+    shares = torch.tensor([[1.0, 0.0, 0.4], [0.0, 0.3, 1.0], [0.0, 0.1, 1.0]])  # of the prompts in each sound
+    heard = torch.einsum("sc,ctd->std", shares, prompt[:, 1:])
+    sounds = SoundPrompts(torch.zeros(1, 256), heard.half(), {0: [0], 1: [1], 2: [2]}, {})
+    generator = torch.Generator().manual_seed(0)
+
+    def texts(asked, generator):
+        return torch.full((len(asked), 77, 256), -1.0)
+
+    said = sounds.drawn(captions, generator, 64)
+    assert sum(words == SOUND for words, *_ in said) == 32
+    tokens = sounds.prompts(texts, said, generator)
+    for (words, shown, style), prompts in zip(said, tokens, strict=True):
+        if words == SOUND:
+            assert style == 0 and torch.equal(prompts[1:], heard[shown[0]].half().float())
+        else:
+            assert (prompts == -1).all()
+
+    settled = sounds.settled(encoder, prompt, [0, 1, 2])
+    assert settled.rows == {0: [0], 2: [2]} and settled.rivals == {0: 2}  # what 2 is taken for, none hears right
+    said = settled.drawn(captions, generator, 400)
+    pianos = [i for i, (words, shown, _) in enumerate(said) if words == SOUND and shown == [0]]
+    shares = settled.prompts(texts, said, generator)[pianos][:, 1:, 0].mean(1)  # 1 - share of rain
+    assert ((shares > 0.5) & (shares <= 1)).all() and 0.3 < (shares < 1).float().mean() < 0.7
+    with pytest.raises(ValueError, match="not one sound is heard right"):
+        SoundPrompts(sounds.bos, heard[1:2].half(), {0: [], 1: [0]}, {}).settled(encoder, prompt[[1, 2]], [1, 0])
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Train all of `mini`: `python -m training.recipes.mini.train --data FOLDER --output FOLDER`.
 
-Autoencoder, text encoder, UNet, audio encoder on all sounds and then on those that it is to know, UNet once more with
-what the encoder hears, and the classifier that judges the pictures. Each part goes on where it was stopped; `--only`
-trains some of them: once autoencoder and teacher are there, two processes can train UNet and encoder.
+Autoencoder, text encoder, UNet, audio encoder on all sounds and then on those that it is to know, UNet with what the
+encoder hears and then with what it names, and the classifier that judges the pictures. Each part goes on where it was
+stopped; `--only` trains some of them: once autoencoder and teacher are there, two processes can train UNet and encoder.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ...teacher import Teacher
 from . import autoencoder, classifier, diffusion, export, hearing, pictures, summary, teacher
 from .captions import Captions
 from .images import Pictures, load_pictures
+from .sound_prompts import SoundPrompts
 from .sounds import read_jsonl, write_jsonl
 from .table import captions as wordings_of
 from .table import concepts as read_table
@@ -33,9 +34,9 @@ STEPS = {
     "hearing": 1400,
     "encoder": 2000,
     "heard": 3000,
+    "settled": 1800,
     "classifier": 2500,
 }
-_SOUND = "\N{EIGHTH NOTE}"  # in the place of a text: what the encoder hears is the prompt
 STYLES = {style.name: style.spoken for style in pictures.STYLES if style.role == "draw"}
 """What the UNet draws, and what it is called."""
 
@@ -115,42 +116,34 @@ class Recipe:
 
     @cached_property
     def heard(self):
-        """The UNet, trained on with what the encoder hears beside text: about half of its prompts are sounds."""
+        """The UNet, trained on with what the encoder hears beside text: half of its prompts are sounds."""
+        return self._train_on("heard", self.unet, self._sounds)
+
+    @cached_property
+    def settled(self):
+        """The UNet, trained on with the sounds that mini names alone, and with mixtures of two that are alike."""
+        names = list(self.audible.values())
+        tokenizer, text = self.teacher
+        captions = Teacher("mini", [tokenizer], [text]).encode(names).tokens.float()
+        sounds = self._sounds.settled(self.encoder, captions, [self.concepts.index(name) for name in self.audible])
+        return self._train_on("settled", self.heard, sounds)
+
+    def _train_on(self, part: str, start, sounds: SoundPrompts):
         text = self._text_prompts()
-
-        def draw(generator: torch.Generator, count: int) -> diffusion.Said:
-            """Every second one is a sound: no text, and a concept that the encoder has learned, in the first style."""
-            rows = self._sounds_as_prompts[2]
-            said = self.captions.draw(generator, count)
-            for place in range(0, count, 2):
-                concept = list(rows)[int(torch.randint(len(rows), (), generator=generator))]
-                said[place] = (_SOUND, [concept], 0)
-            return said
-
-        def prompts(asked: diffusion.Said, generator: torch.Generator) -> Tensor:
-            first, tokens, rows = self._sounds_as_prompts
-            given = text([("", *rest) if words == _SOUND else (words, *rest) for words, *rest in asked], generator)
-            for i, (words, shown, _) in enumerate(asked):
-                if words == _SOUND:
-                    choice = rows[shown[0]]
-                    row = choice[int(torch.randint(len(choice), (), generator=generator))]
-                    given[i] = torch.cat([first, tokens[row].float()])
-            return given
-
         return diffusion.train_unet(
             self.library,
             self.captions,
-            prompts,
-            self.output / "heard",
-            steps=self.steps("heard"),
-            draw=draw,
-            start=self.unet,
+            lambda asked, generator: sounds.prompts(text, asked, generator),
+            self.output / part,
+            steps=self.steps(part),
+            draw=lambda generator, count: sounds.drawn(self.captions, generator, count),
+            start=start,
             learning_rate=4e-4,
         )
 
     @cached_property
-    def _sounds_as_prompts(self) -> tuple[Tensor, Tensor, dict[int, list[int]]]:
-        """The BOS token [1, D], what the encoder hears [N, 76, D] float16, and the rows of each concept's number."""
+    def _sounds(self) -> SoundPrompts:
+        """What the encoder hears in all sounds of the concepts that it has learned."""
         encoder = self.encoder
         # Those of validation too: the encoder has not learned them, so they are heard as a user's sounds are.
         manifests = self.output / "encoder" / "manifests"
@@ -162,7 +155,7 @@ class Recipe:
         rows: dict[int, list[int]] = {}
         for row, caption in enumerate(said):
             rows.setdefault(numbers[caption], []).append(row)
-        return encoder.bos_token[None].float(), tokens, rows
+        return SoundPrompts(encoder.bos_token[None].float(), tokens, rows, {})
 
     @cached_property
     def classifier(self):
@@ -177,7 +170,7 @@ class Recipe:
         taught = Teacher("mini", [tokenizer], [text])
         known: dict[str, Tensor] = {}
 
-        def prompts(asked: list[tuple[str, list[int], int]], generator: torch.Generator) -> Tensor:
+        def prompts(asked: diffusion.Said, generator: torch.Generator) -> Tensor:
             missing = [words for words, *_ in asked if words not in known]
             if missing:
                 known.update(zip(missing, taught.encode(missing).tokens.half(), strict=True))
@@ -213,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     for part in options.only:
         getattr(recipe, part)
     if options.export:
-        pipeline = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.heard)
+        pipeline = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.settled)
         names = list(recipe.audible.values())
         sources = summary.credits(*(read_jsonl(options.data / f"{kind}.jsonl") for kind in ("sounds", "pictures")))
         size = export.export(pipeline, recipe.encoder, names, sources, options.export)
