@@ -191,6 +191,7 @@ class _Targets:
         from audio2img_core.cli import main as command
 
         self.load_audio, self.load_mono, self.command = load_audio, load_mono, command
+        self.command(["encode", str(folder / "seeds" / "mono.flac"), "-o", str(self.input / "warm.safetensors")])
         self.node = _pack().NODE_CLASS_MAPPINGS["Audio2ImgLoadAudio"]
         self.logged = _Lines()
         for name in ("audio2img_core", "pack"):
@@ -274,7 +275,9 @@ class _Targets:
         out.unlink(missing_ok=True)
         line = [sys.executable, "-m", "audio2img_core.cli", "encode", str(file), "-o", str(out), "--duration", "1"]
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=CLOCK)
-        return self._said("process", done.returncode, done.stderr, out)
+        # Libraries of an environment may say what they like while they are loaded, but for a traceback.
+        ours = [s for s in done.stderr.splitlines() if s.startswith(("audio2img: ", "Traceback"))]
+        return self._said("process", done.returncode, "\n".join(ours), out)
 
     def _said(self, name: str, code: int, text: str, out: Path) -> str:
         lines = text.splitlines()
