@@ -92,6 +92,12 @@ def test_what_is_no_text_is_refused_as_such(node, tree, name):
         loader.execute(name, 0.0, 0.0)
 
 
+def test_nothing_at_all_is_refused_when_it_comes_to_loading(node, tree):
+    """Before that, None stands for a name that comes over a link."""
+    with pytest.raises(ValueError, match="must be the name of a file"):
+        node("Audio2ImgLoadAudio").execute(None, 0.0, 0.0)
+
+
 def test_what_is_shown_can_be_loaded_and_only_that(node, tree):
     loader = node("Audio2ImgLoadAudio")
     options = loader.INPUT_TYPES()["required"]["audio_file"][0]
