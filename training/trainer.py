@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
+from audio2img_core.checks import first_line
 from audio2img_core.encoder import AudioEncoder
 from audio2img_core.features import MIN_SAMPLES
 
@@ -193,14 +195,19 @@ class AlignmentTrainer(Trainer):
             raise ValueError(
                 f"weights are not finite after step {self.state.global_step}, such as {broken[0]}: not saved"
             )
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
+            if self.average is not None and self.args.should_save:
+                self.average.save(folder)
+        except (SafetensorError, RuntimeError, OSError) as error:  # torch says of a full disk what it likes
+            raise OSError(
+                f"{folder}: could not be written ({first_line(error)}); the whole checkpoints before it stay: make "
+                "room and start again"
+            ) from error
         finally:
             self.args.save_total_limit = limit
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.average is not None and self.args.should_save:
-            self.average.save(folder)
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
         if self.args.should_save:
             mark_whole(folder)
