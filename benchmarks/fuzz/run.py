@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib.util
 import io
 import json
@@ -196,7 +197,7 @@ class _Targets:
         self.logged = _Lines()
         for name in ("audio2img_core", "pack"):
             logger = logging.getLogger(name)
-            logger.addHandler(self.logged)
+            logger.handlers[:] = [self.logged]
             logger.propagate = False
 
     def run(self, number: int, file: Path) -> dict[str, Any]:
@@ -226,7 +227,7 @@ class _Targets:
         if grown > BOUND:
             self.faults.append(f"memory: {grown / 1e6:.0f} MB more")
         self.faults += [f"log: {line!r}" for line in self.logged.lines if "\n" in line or len(line) > 400]
-        size = _memory("VmRSS")
+        size = _held()
         return {"outcomes": outcomes, "faults": self.faults, "seconds": round(seconds, 3), "grown": grown, "size": size}
 
     def _call(self, name: str, call: Any, file: Path) -> str:
@@ -353,6 +354,13 @@ def _memory(name: str) -> int:
         if line.startswith(name):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def _held() -> int:
+    """Bytes of the process without what the C library keeps for later."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return _memory("VmRSS")
 
 
 def _reset_peak() -> None:
