@@ -17,7 +17,7 @@ from audio2img_core.files import check_writable, whole_folder
 from .alignment import AlignmentLoss
 from .callbacks import MetricsFile, Progress, TensorBoard
 from .captions import CaptionCache
-from .checkpoints import remove_broken, whole_checkpoints
+from .checkpoints import has_ended, remove_broken, whole_checkpoints
 from .clips import Source
 from .config import FitConfig, keep_settings
 from .data import clip_items
@@ -104,7 +104,10 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     whole = whole_checkpoints(arguments.output_dir)
     if whole:
         logger.info("going on from %s", whole[-1])
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    if whole and has_ended(whole[-1]):
+        trainer.take_ended(whole[-1])
+    else:
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     finish(trainer, config, lora=lora)
     return trainer
 
