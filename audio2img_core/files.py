@@ -107,6 +107,18 @@ def _writing(path: Path) -> Iterator[None]:
         raise
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove from a folder what `whole_file` and `whole_folder` were writing when their process was killed.
+
+    Nobody may be writing there.
+    """
+    for path in folder.glob(".*.partial*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """Try whether files can be written in a folder, that may not exist yet; a long work must not fail at its end.
 

@@ -14,10 +14,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from sounds import noise, sine, write_audio  # noqa: E402
 from audio2img_core import AudioEncoder, load_audio  # noqa: E402
 from audio2img_core.checkpoint import save  # noqa: E402
 from audio2img_core.untrained import make_pair  # noqa: E402
+from training import fit as _fit  # noqa: E402, F401 - so that it need not be imported again at each start
 from training.checkpoints import whole_checkpoints  # noqa: E402
+from training.cli import main as main_of_training  # noqa: E402
 from training.prepare import MANIFEST  # noqa: E402
 
 FIT = {
@@ -49,6 +51,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--only", choices=("fit", "prepare"), help="one of the two alone")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -71,9 +74,9 @@ def _kill_often(job: Job, kills: int, rng: random.Random) -> dict[str, Any]:
     begun = time.monotonic()
     process = job.start(job.whole)
     working = _until_it_writes(process, job.whole)
-    said = process.communicate()[0]
+    process.wait()
     if process.returncode:
-        raise SystemExit(f"{job.name} does not run at all: {said[-2000:]}")
+        raise SystemExit(f"{job.name} does not run at all: {process.said.read_text()[-2000:]}")
     length = time.monotonic() - working
     print(f"{job.name}: {working - begun:.1f} s until it works, {length:.1f} s of work", flush=True)
     result: dict[str, Any] = {"kills": 0, "starts": 0, "runs": 0, "moments_s": [], "faults": []}
@@ -84,14 +87,10 @@ def _kill_often(job: Job, kills: int, rng: random.Random) -> dict[str, Any]:
             result["starts"] += 1
             before = job.finished(output)
             process = job.start(output)
-            if rng.random() < 0.9:  # most of the time of so small a run is that of its imports
-                _until_it_writes(process, output)
+            _until_it_writes(process, output)
             moment = rng.uniform(0, length) if result["kills"] < kills else float("inf")
-            try:
-                said = process.communicate(timeout=None if moment == float("inf") else moment)[0]
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
+            if not process.wait(moment):
+                process.kill()
                 result["kills"] += 1
                 result["moments_s"].append(round(moment, 3))
             problems = job.look(output)
@@ -99,7 +98,7 @@ def _kill_often(job: Job, kills: int, rng: random.Random) -> dict[str, Any]:
                 problems.append(f"lost: {', '.join(lost)}")
             ended = process.returncode != -signal.SIGKILL
             if ended and process.returncode:
-                problems.append(f"did not go on: {said[-500:]}")
+                problems.append(f"did not go on: {process.said.read_text()[-500:]}")
             if ended and not problems:
                 problems += job.compare(output)
             result["faults"] += [f"kill {result['kills']}: {problem}" for problem in problems]
@@ -109,8 +108,47 @@ def _kill_often(job: Job, kills: int, rng: random.Random) -> dict[str, Any]:
             )
             if ended:
                 break
-        shutil.rmtree(output)
+        shutil.rmtree(output, ignore_errors=True)
     return result
+
+
+class Started:
+    """The command in a process of its own, forked from this one, which has imported all that it needs."""
+
+    def __init__(self, words: list[str], said: Path):
+        self.said, self.returncode = said, None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                for number in (1, 2):
+                    os.dup2(log, number)
+                code = main_of_training(words)
+            except SystemExit as error:
+                code = error.code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code or 0)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, seconds: float = float("inf")) -> bool:
+        """Whether it has ended within that time."""
+        latest = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < latest:
+            time.sleep(0.001)
+        return self.returncode is not None
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
 
 
 class Job:
@@ -124,10 +162,8 @@ class Job:
     def words(self, output: Path) -> list[str]:
         raise NotImplementedError
 
-    def start(self, output: Path) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        line = [sys.executable, "-m", "training", self.name, *self.words(output)]
-        return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def start(self, output: Path) -> Started:
+        return Started([self.name, *self.words(output)], self.folder / "said.txt")
 
     def finished(self, output: Path) -> set[str]:
         """What must never be lost again."""
@@ -250,8 +286,8 @@ def _losses(output: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def _until_it_writes(process: subprocess.Popen, output: Path) -> float:
-    """Wait until a process has changed a file, which comes after its imports; the time by the clock."""
+def _until_it_writes(process: Started, output: Path) -> float:
+    """Wait until a process has changed a file, which comes after it has looked at its settings; the time by then."""
     begun = time.time()
     while process.poll() is None and not any(_changed(path) >= begun for path in output.rglob("*")):
         time.sleep(0.005)

@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from audio2img_core.checkpoint import save_single_file
 from audio2img_core.checks import first_line
 from audio2img_core.encoder import AudioEncoder
-from audio2img_core.files import check_writable, whole_folder
+from audio2img_core.files import check_writable, remove_partials, whole_folder
 
 from .alignment import AlignmentLoss
 from .callbacks import MetricsFile, Progress, TensorBoard
@@ -99,6 +99,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     _quieter(trainer)
     with arguments.main_process_first(desc="checkpoints"):
         if arguments.should_save:
+            remove_partials(output)
             for path in remove_broken(arguments.output_dir):
                 logger.warning("%s was not whole and is removed: the run was stopped while it was written", path)
     whole = whole_checkpoints(arguments.output_dir)

@@ -93,8 +93,8 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(words, tmp_path, larg
 
 def test_a_dead_data_worker(words, tmp_path):
     output = tmp_path / "run"
-    more = {"trainer.dataloader_num_workers": "1", "trainer.max_steps": "60"}
-    more |= {"trainer.save_steps": "3", "trainer.eval_strategy": "no"}
+    more = {"trainer.dataloader_num_workers": "1", "trainer.max_steps": "30"}
+    more |= {"trainer.save_steps": "10", "trainer.eval_steps": "10"}
     process = start("fit", words(output, **more))
     wait_until(process, lambda: steps(output))
     forked = [pid for pid in children(process.pid) if command_line(pid) == command_line(process.pid)]
