@@ -85,6 +85,7 @@ def test_the_command_line_says_it_in_a_line(tmp_path, examples, capsys, command)
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_device_that_is_full_is_said(tmp_path, examples):
     """The kernel's own full device, to which everything is refused."""
     if not Path("/dev/full").exists():
