@@ -31,6 +31,7 @@ SEEK_FROM = 2.0  # seconds; nearer to the beginning, decoding is as cheap as see
 _BLOCK_SECONDS = 10  # of sound that is handed on at once
 _HEAD_FRAMES = 16  # frames that tell where a file's clock starts and how long its frames are
 _CLOCK_FRAMES = 32  # frames whose rounded timestamps are averaged after a seek
+_MOST_PLANES = 7  # arrays of one channel each; of more, PyAV reads beyond the end of FFmpeg's list of them (a crash)
 _VORBIS_GRID = 64  # every Vorbis block pair overlaps in a multiple of this (smallest usual block 256, / 4)
 # Formats that are only a list of other files or of addresses.
 _POINTERS = {"hls", "concat", "dash", "imf", "sdp", "rtsp"}
@@ -291,8 +292,9 @@ def _mean_offset(frames: list[av.AudioFrame], zero: float, tick: float) -> float
 
 def _to_float(frame: av.AudioFrame, channels: int) -> np.ndarray:
     """[C, T] float32 in -1..1 of a frame in any format; one with other channels becomes their mean."""
-    if frame.format.name.startswith("s64"):  # the one that has no to_ndarray
-        resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+    many = frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES
+    if many or frame.format.name.startswith("s64"):  # the second has no to_ndarray
+        resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
         frame = resampler.resample(frame)[0]
     samples = frame.to_ndarray()
     if not frame.format.is_planar:

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .checks import first_line
+
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff")
     + (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
@@ -49,7 +51,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     partial = Path(name)
     try:
-        yield partial
+        with _writing(path):
+            yield partial
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
         partial.chmod(0o666 & ~_umask())
@@ -73,7 +76,8 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iter
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
     try:
-        yield partial
+        with _writing(path):
+            yield partial
         partial.chmod(0o777 & ~_umask())
         if replace and path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".old") as old:
@@ -83,6 +87,36 @@ def whole_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iter
             partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of writing, of a full disk most likely, as an OSError that names the file that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        # Some libraries name no file, others the temporary one.
+        if error.errno is None or (error.filename is not None and ".partial" not in str(error.filename)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:  # safetensors' own is none of Python's kinds
+        from safetensors import SafetensorError
+
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{path}: cannot be written ({first_line(error)})") from error
+        raise
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove from a folder what `whole_file` and `whole_folder` were writing when their process was killed.
+
+    Nobody may be writing there.
+    """
+    for path in folder.glob(".*.partial*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

@@ -94,8 +94,10 @@ def input_path(name: str) -> Path:
     """The file that an input named `name` means.
 
     Raises:
-        ValueError: it lies outside the host's folders. FileNotFoundError: there is none.
+        ValueError: it lies outside the host's folders, or is no text. FileNotFoundError: there is none.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"audio_file must be the name of a file in the input folder, not {name!r}")
     if name.endswith(_EXAMPLE):
         example = name.removesuffix(_EXAMPLE)
         if example not in (known := _sounds_below(EXAMPLES)):
@@ -113,7 +115,7 @@ def input_path(name: str) -> Path:
                 folder_paths.get_temp_directory,
             )
         ]
-    if "\0" in name or not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+    if "\0" in name or not any(_lies_in(path, root) for root in roots):
         raise ValueError(f"{name!r} lies outside the input folder")
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no such file in the input folder")
@@ -216,8 +218,17 @@ def _server() -> Any:
 
 
 def _sounds_below(root: Path) -> list[str]:
-    found = (p for p in walk_files(root) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    sounds = (p for p in walk_files(root) if p.suffix.lower() in AUDIO_SUFFIXES)
+    found = (p for p in sounds if p.is_file() and (not p.is_symlink() or _lies_in(p, root)))
     return sorted(p.relative_to(root).as_posix() for p in found)
+
+
+def _lies_in(path: Path, root: Path) -> bool:
+    """Whether a path, its links followed, lies in a folder."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except RuntimeError:  # links in a circle, before Python 3.13
+        return False
 
 
 def _encoder_device() -> torch.device:

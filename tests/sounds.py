@@ -23,7 +23,7 @@ _CODECS = {
     ".mkv": "aac",
     ".webm": "libopus",
 }
-_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1", 16: "hexadecagonal"}
 _VIDEO = {".mp4": "mpeg4", ".mkv": "mpeg4", ".webm": "libvpx"}
 
 
@@ -98,7 +98,8 @@ def write_audio(
     ):
         layout = _LAYOUTS.get(len(samples), f"{len(samples)}c")
         # FFmpeg's own vorbis encoder counts as experimental.
-        stream = container.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental"})
+        more = {"mapping_family": "255"} if codec == "libopus" and len(samples) > 2 else {}  # channels as they are
+        stream = container.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental", **more})
         picture = container.add_stream(_VIDEO[path.suffix], rate=10) if video else None
         stream.bit_rate = 64_000 * len(samples)
         if picture is not None:
@@ -133,6 +134,8 @@ def _frame(samples: np.ndarray, stream: av.AudioStream, rate: int) -> av.AudioFr
         full = 2.0 ** (8 * np.dtype(kind).itemsize - 1)
         samples = np.clip(np.round(samples * full), -full, full - 1)
     samples = samples.astype(kind)
+    if len(samples) > 7:
+        name = name.rstrip("p")  # PyAV writes no more than 7 channels one by one; the encoder takes them apart
     if not name.endswith("p"):
         samples = samples.T.reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=name, layout=stream.layout.name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
 
 from audio2img_core.files import whole_file
 
@@ -31,6 +34,13 @@ def mark_whole(folder: str | os.PathLike[str]) -> None:
 def whole_checkpoints(output: str | os.PathLike[str]) -> list[Path]:
     """The whole checkpoints in a run's folder, by their steps."""
     return [path for path in _checkpoints(output) if (path / MARK).is_file()]
+
+
+def has_ended(checkpoint: str | os.PathLike[str]) -> bool:
+    """Whether the training that wrote a whole checkpoint had come to its last step, or had stopped by itself."""
+    state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return state["global_step"] >= state["max_steps"] > 0 or bool(control.get("should_training_stop"))
 
 
 def remove_broken(output: str | os.PathLike[str]) -> list[Path]:

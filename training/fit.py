@@ -12,12 +12,12 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from audio2img_core.checkpoint import save_single_file
 from audio2img_core.checks import first_line
 from audio2img_core.encoder import AudioEncoder
-from audio2img_core.files import check_writable, whole_folder
+from audio2img_core.files import check_writable, remove_partials, whole_folder
 
 from .alignment import AlignmentLoss
 from .callbacks import MetricsFile, Progress, TensorBoard
 from .captions import CaptionCache
-from .checkpoints import remove_broken, whole_checkpoints
+from .checkpoints import has_ended, remove_broken, whole_checkpoints
 from .clips import Source
 from .config import FitConfig, keep_settings
 from .data import clip_items
@@ -99,12 +99,16 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     _quieter(trainer)
     with arguments.main_process_first(desc="checkpoints"):
         if arguments.should_save:
+            remove_partials(output)
             for path in remove_broken(arguments.output_dir):
                 logger.warning("%s was not whole and is removed: the run was stopped while it was written", path)
     whole = whole_checkpoints(arguments.output_dir)
     if whole:
         logger.info("going on from %s", whole[-1])
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    if whole and has_ended(whole[-1]):
+        trainer.take_ended(whole[-1])
+    else:
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
     finish(trainer, config, lora=lora)
     return trainer
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from audio2img_core.checks import positive_int
-from audio2img_core.files import check_writable, whole_file
+from audio2img_core.files import check_writable, remove_partials, whole_file
 
 from .captions import CaptionCache
 from .clips import Clip, Source
@@ -72,6 +72,8 @@ def prepare(
         raise ValueError(f"{output}: was prepared with other settings ({', '.join(differing)}); choose another output")
     skipped = SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share)
     entries = _read_journal(output / _JOURNAL)
+    for folder in (output, *(output / "clips").glob("*")):
+        remove_partials(folder)
     total = 0 if source.streaming else len(source)
     if on_clip is not None and entries:
         on_clip(len(entries), total)

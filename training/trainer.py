@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
+from audio2img_core.checks import first_line
 from audio2img_core.encoder import AudioEncoder
 from audio2img_core.features import MIN_SAMPLES
 
@@ -193,18 +196,34 @@ class AlignmentTrainer(Trainer):
             raise ValueError(
                 f"weights are not finite after step {self.state.global_step}, such as {broken[0]}: not saved"
             )
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
+            if self.average is not None and self.args.should_save:
+                self.average.save(folder)
+        except (SafetensorError, RuntimeError, OSError) as error:  # torch says of a full disk what it likes
+            raise OSError(
+                f"{folder}: could not be written ({first_line(error)}); the whole checkpoints before it stay: make "
+                "room and start again"
+            ) from error
         finally:
             self.args.save_total_limit = limit
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.average is not None and self.args.should_save:
-            self.average.save(folder)
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
         if self.args.should_save:
             mark_whole(folder)
             rotate(self.args.output_dir, limit, best=self.state.best_global_step)
+
+    def take_ended(self, checkpoint: Path) -> None:
+        """Be as at the end of a training whose last checkpoint this is: `train` would go one step beyond its end."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -41,6 +41,8 @@ def write_seeds(folder: Path) -> list[Path]:
     add("stereo.ogg", 2, 44_100)
     add("flac.ogg", 1, 44_100, "flac")
     add("stereo.opus", 2, 48_000)
+    add("eight.opus", 8, 48_000)
+    add("eight.m4a", 8, 44_100)
     add("stereo.m4a", 2, 44_100)
     add("alac.m4a", 2, 44_100, "alac")
     add("film.mp4", 2, 44_100, video=True)

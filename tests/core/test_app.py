@@ -1,5 +1,6 @@
 """The page's endpoints, called over HTTP as its visitors call them, on a server that really runs, with tiny models."""
 
+import http.server
 import json
 import os
 import re
@@ -409,3 +410,169 @@ def test_files_of_the_server_cannot_be_named(address, tmp_path):
         assert "event: error" in answer and "event: complete" not in answer
         assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
     assert httpx.get(f"{address}/gradio_api/file={secret}").status_code in (403, 404)
+
+
+def ask(address, endpoint, **values):
+    """What the API answers to a request that it takes as it is, without the client's own checks."""
+    posted = httpx.post(f"{address}/gradio_api/call/v2/{endpoint}", json=values)
+    if posted.status_code != 200:
+        return f"event: error\n{posted.text}"
+    return httpx.get(f"{address}/gradio_api/call/v2/{endpoint}/{posted.json()['event_id']}", timeout=60).text
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory):
+    """A sound and a picture on the server that no visitor gave it."""
+    folder = tmp_path_factory.mktemp("private")
+    write_audio(folder / "secret.wav", noise(0.5), 16_000)
+    Image.new("RGB", (8, 8)).save(folder / "secret.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uploaded(address, sounds):
+    """The folder of uploads and a sound in it."""
+    with open(sounds["tone.wav"], "rb") as file:
+        path = Path(httpx.post(f"{address}/gradio_api/upload", files={"files": file}).json()[0])
+    return path.parents[1], path
+
+
+PLACES = [
+    "{secret}",
+    "/{secret}",
+    "{uploads}/../{up}{secret}",
+    "{upload}/../../{up}{secret}",
+    "../{up}{secret}",
+    "{uploads}/link.wav",
+    "{uploads}/linked/secret.wav",
+    "{uploads}",
+    "{upload}\0",
+    "{secret}\0.wav",
+    "file://{secret}",
+    "file:{secret}",
+    "..\\..\\secret.wav",
+    "C:\\secret.wav",
+    "\\\\localhost\\share\\secret.wav",
+    "/etc/hostname",
+    "/proc/self/environ",
+    "/dev/zero",
+    "~/secret.wav",
+    "",
+    ".",
+]
+
+
+MORE = [{"is_stream": True}, {"url": "{secret}"}, {"url": "/gradio_api/file={secret}"}, {"orig_name": "{secret}"}]
+
+
+@pytest.mark.parametrize(("place", "more"), [(place, {}) for place in PLACES] + [(PLACES[0], more) for more in MORE])
+def test_no_sound_of_the_server_can_be_named(address, private, uploaded, place, more):
+    uploads, upload = uploaded
+    secret = private / "secret.wav"
+
+    def filled(text):
+        names = {"secret": secret, "uploads": uploads, "upload": upload, "up": "../" * 12}
+        for name, value in names.items():
+            text = text.replace("{" + name + "}", str(value))
+        return text
+
+    links = {"link.wav": secret, "linked": private}  # nobody can upload one; a folder of uploads may hold any
+    for name, target in links.items():
+        (uploads / name).symlink_to(target)
+    try:
+        sound = {"path": filled(place), "meta": {"_type": "gradio.FileData"}}
+        sound |= {name: filled(value) if isinstance(value, str) else value for name, value in more.items()}
+        answer = ask(address, "hear", sound=sound)
+    finally:
+        for name in links:
+            (uploads / name).unlink()
+    assert "event: error" in answer and "event: complete" not in answer, answer[:300]
+
+
+@pytest.mark.parametrize(
+    "sound", [5, "{secret}", ["{secret}"], {"path": 5}, {"path": None}, {"path": ["{secret}"]}, {}]
+)
+def test_a_sound_that_is_no_file_is_an_error(address, private, sound):
+    text = json.dumps(sound).replace("{secret}", str(private / "secret.wav"))
+    answer = ask(address, "hear", sound=json.loads(text))
+    assert "event: error" in answer and "event: complete" not in answer
+
+
+@pytest.mark.parametrize(
+    "place", ["{secret}", "..{secret}", "%2e%2e{secret}", "/{secret}", "file:{secret}", "{secret}%00"]
+)
+@pytest.mark.parametrize(
+    "route", ["file=", "file/", "stream/", "proxy=", "upload/", "static/", "assets/", "theme.css/"]
+)
+def test_no_route_hands_out_files_of_the_server(address, private, route, place):
+    secret = (private / "secret.wav").read_bytes()
+    for prefix in ("", "/gradio_api"):
+        url = f"{address}{prefix}/{route}{place.replace('{secret}', str(private / 'secret.wav'))}"
+        answer = httpx.get(url)
+        assert secret not in answer.content and (answer.status_code >= 400 or "html" in answer.headers["content-type"])
+
+
+def test_the_functions_behind_the_page_read_uploads_only(address, private):
+    """Those that the API does not list can be called by their number all the same."""
+    secret = {"path": str(private / "secret.png"), "meta": {"_type": "gradio.FileData"}}
+    gallery = [{"image": secret, "caption": None}]
+    functions = json.loads(urllib.request.urlopen(f"{address}/config", timeout=30).read())["dependencies"]
+    with_files = 0
+    for number, function in enumerate(functions):
+        data = [gallery if i % 2 == 0 or len(function["inputs"]) == 1 else None for i in range(len(function["inputs"]))]
+        if not data:
+            continue
+        session = f"s{number}"
+        asked = {"data": data, "fn_index": function["id"], "session_hash": session}
+        asked["event_data"] = {"index": 0, "value": gallery[0], "selected": True}
+        if httpx.post(f"{address}/gradio_api/queue/join", json=asked).status_code != 200:
+            continue
+        with_files += 1
+        answer = ""
+        with httpx.stream("GET", f"{address}/gradio_api/queue/data", params={"session_hash": session}) as stream:
+            for line in stream.iter_lines():
+                answer += line
+                if "process_completed" in line or "close_stream" in line:
+                    break
+        assert '"success": true' not in answer.replace('"success":true', '"success": true'), answer[:400]
+    assert with_files >= 3
+
+
+@pytest.mark.parametrize(
+    "name", ["../../up.wav", "/tmp/up.wav", "..\\up.wav", "C:\\up.wav", "a\0b.wav", "x" * 300 + ".wav", "..", ".hidden"]
+)
+def test_uploads_land_in_their_folder_whatever_they_are_called(address, uploaded, sounds, name):
+    data = sounds["tone.wav"].read_bytes()
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": (name, data)})
+    if answer.status_code == 200:
+        (path,) = map(Path, answer.json())
+        assert path.resolve().parents[1] == uploaded[0].resolve() and path.read_bytes() == data
+        assert "event: error" in ask(
+            address, "hear", sound={"path": str(path.parent), "meta": {"_type": "gradio.FileData"}}
+        )
+    else:
+        assert answer.status_code in (400, 413, 422, 500)
+    assert not (uploaded[0].parent / "up.wav").exists() and not Path("/tmp/up.wav").exists()
+
+
+def test_the_server_fetches_nothing_from_its_own_network(address, sounds):
+    """An address in the place of a file would make it ask machines that only it can reach."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(sounds["tone.wav"].read_bytes())
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as inner:
+        threading.Thread(target=inner.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{inner.server_address[1]}/tone.wav"
+        for place in (url, url.replace("127.0.0.1", "localhost"), url.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
+            answer = ask(address, "hear", sound={"path": place, "url": place, "meta": {"_type": "gradio.FileData"}})
+            assert "event: error" in answer, answer[:300]
+            for route in ("proxy=", "file=", "stream/"):
+                assert httpx.get(f"{address}/gradio_api/{route}{place}").status_code >= 300
+        inner.shutdown()
+    assert asked == []

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from audio2img_core import AudioEncoder
 from audio2img_core.checkpoint import METADATA_KEY, save
 from audio2img_core.cli import main
+from audio2img_core.diffusion import load_diffusion
 from audio2img_core.untrained import make_pair
 
 ROOT = Path(__file__).parents[2]
@@ -378,3 +379,23 @@ def test_the_command_line_says_it_in_one_line(copy, examples, tmp_path, capsys, 
     assert main(words) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and "hidden_size" in errors[0], errors
+
+
+@pytest.mark.parametrize(
+    ("part", "named", "place"),
+    [
+        ("_class_name", ["evil", "Evil"], ""),
+        ("unet", ["evil", "EvilUNet"], "unet"),
+        ("scheduler", ["os", "system"], ""),
+    ],
+)
+def test_no_code_of_a_diffusion_model_runs(tiny_folders, tmp_path, part, named, place):
+    """What makes diffusers load a pipeline or a part of one from a file beside it, or from any module."""
+    folder = shutil.copytree(tiny_folders("sd15") / "diffusion", tmp_path / "model")
+    code = "from diffusers import StableDiffusionPipeline as Evil, UNet2DConditionModel as EvilUNet\n"
+    (folder / place / "evil.py").write_text(f"{code}open({str(tmp_path / 'ran')!r}, 'w')\n")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, part: named}))
+    with pytest.raises(ValueError, match="cannot be loaded as a part of a diffusion model") as caught:
+        load_diffusion(folder)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()

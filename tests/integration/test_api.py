@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -103,6 +105,91 @@ def test_bad_inputs_are_refused_with_a_reason_before_anything_runs(api, node, in
     with pytest.raises(urllib.error.HTTPError) as refused:
         api("/prompt", {"prompt": prompt})
     assert refused.value.code == 400 and message in refused.value.read().decode()
+
+
+OUTSIDE = [
+    *(
+        "../secret.wav",
+        "deep/../../secret.wav",
+        "{base}/secret.wav",
+        "/{base}/secret.wav",
+        "{base}/input/../secret.wav",
+    ),
+    *("/etc/hostname", "/proc/self/environ", "/dev/zero", "~/secret.wav", "file://{base}/secret.wav"),
+    *("..\\secret.wav", "C:\\secret.wav", "\\\\localhost\\share\\secret.wav", "//localhost/share/secret.wav"),
+    *("link.wav", "linked/secret.wav", "loop.wav", "a\0.wav", "../secret.wav\0", "concat:{base}/secret.wav", "", "."),
+    *("../secret.wav [input]", "../secret.wav [output]", "../../secret.wav [temp]", "../README.md [example]"),
+    *("{base}/secret.wav [output]", "x" * 300 + ".wav", 5, True, {"a": 1}),
+]
+
+
+@pytest.fixture(scope="module")
+def secret(server):
+    """A sound beside the input folder, and links to it within."""
+    _, base = server
+    shutil.copy(base / "input" / "noise.flac", base / "secret.wav")
+    links = {"link.wav": base / "secret.wav", "linked": base, "loop.wav": "loop.wav"}
+    for name, target in links.items():
+        (base / "input" / name).symlink_to(target)
+    yield base
+    for name in links:
+        (base / "input" / name).unlink()
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_reaches_a_file_outside_of_the_input_folder(api, secret, name):
+    prompt = spectrogram("noise.flac")
+    prompt["1"]["inputs"]["audio_file"] = name.replace("{base}", str(secret)) if isinstance(name, str) else name
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        api("/prompt", {"prompt": prompt})
+    said = json.loads(refused.value.read())
+    assert refused.value.code == 400 and said["node_errors"]["1"]["errors"], said
+    assert "exception_during_validation" not in json.dumps(said), said
+
+
+def test_the_names_on_offer_reach_none_either(api, secret):
+    offered = api("/object_info")["Audio2ImgLoadAudio"]["input"]["required"]["audio_file"][0]
+    assert not {"link.wav", "linked/secret.wav", "loop.wav"} & set(offered) and "noise.flac" in offered
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc", "mini/../mini", "..\\secret", "a\0", "", 5, "someone/encoder"])
+def test_no_name_of_an_encoder_reaches_a_file_outside_of_the_models_folder(api, name):
+    prompt = {
+        "1": {"class_type": "Audio2ImgLoadEncoder", "inputs": {"encoder_name": name, "dtype": "auto"}},
+        "2": {"class_type": "Audio2ImgLoadAudio", "inputs": {"audio_file": "noise.flac", "start": 0, "duration": 1}},
+        "3": {"class_type": "Audio2ImgEncode", "inputs": {"encoder": ["1", 0], "audio": ["2", 0]}},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
+    }
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        api("/prompt", {"prompt": prompt})
+    assert refused.value.code == 400 and json.loads(refused.value.read())["node_errors"]["1"]["errors"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "../README.md",
+            "..%2fREADME.md",
+            "%2e%2e/README.md",
+            "%2e%2e%2fREADME.md",
+            "..%5cREADME.md",
+            "....//README.md",
+        ),
+        *("/etc/hostname", "%2fetc%2fhostname", "{root}/README.md", "piano.flac/../../README.md", "%00", "."),
+    ],
+)
+def test_the_route_of_the_examples_hands_out_examples_only(server, path):
+    """Asked for as it stands: a client would tidy the path first."""
+    address = server[0].removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=30)
+    connection.putrequest("GET", "/audio2img/examples/" + path.replace("{root}", str(ROOT)), skip_host=False)
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status in (400, 403, 404), answer.status
+    assert b"audio2img" not in answer.read()
+    connection.close()
+    assert urllib.request.urlopen(f"{server[0]}/audio2img/examples/drum.flac", timeout=30).status == 200
 
 
 @pytest.mark.parametrize("name", workflows.WITHOUT_DOWNLOADS)

@@ -1,5 +1,7 @@
 """Settings of a run, and a run of a few real steps on real files."""
 
+import json
+
 import pytest
 import torch
 import yaml
@@ -33,6 +35,28 @@ def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, p
     assert yaml.safe_load((output / "settings.yaml").read_text()) == config.to_dict()
     with pytest.raises(ValueError, match="run of other settings .*trainer.max_steps"):
         fit(load_settings(preset, [], flags(output, **{**more, "trainer.max_steps": "13"})))
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"run.ema_decay": "0.5", "run.early_stopping": "1", "trainer.learning_rate": "0"}]
+)
+def test_a_run_that_is_killed_behind_its_last_step_only_finishes(flags, tmp_path, more):
+    """Not one step more, however often it is killed while it is judged and written."""
+    output = tmp_path / "run"
+    more = {"trainer.logging_steps": "1", "trainer.max_steps": "9", **more}
+    config = load_settings("default", [], flags(output, **more))
+    first = fit(config)
+    assert first.state.global_step == (6 if "run.early_stopping" in more else 9)
+    wanted = AudioEncoder.from_pretrained(output / "encoder").state_dict()
+    log = (output / "metrics.jsonl").read_text().splitlines()
+    for _ in range(2):
+        (output / "encoder.safetensors").unlink()
+        again = fit(config)
+        assert again.state.global_step == first.state.global_step
+        steps = [json.loads(line).get("step") for line in (output / "metrics.jsonl").read_text().splitlines()]
+        assert max(steps) == first.state.global_step and len(steps) == len(log) - 1  # the time it took is gone
+        for name, weight in AudioEncoder.from_pretrained(output / "encoder").state_dict().items():
+            assert torch.equal(weight, wanted[name]), name
 
 
 def test_chunks_train_as_the_whole_batch(flags, tmp_path):
