@@ -228,6 +228,39 @@ def test_a_stereo_file_gives_the_same_through_nodes_and_library(node, encoder, f
     assert torch.equal(embeds.tokens, pipe.encode(examples / "piano.flac", start=0.3, duration=1.5).tokens)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sound_has_one_embedding_everywhere(node, encoder, folders, examples, tmp_path, dtype):
+    """Twice, after a reload, beside others, on the command line and in the node."""
+    from safetensors.torch import load_file
+
+    from audio2img_core import AudioEncoder
+    from audio2img_core.audio import load_mono
+    from audio2img_core.cli import main
+
+    sound, folder = examples / "piano.flac", folders / "models" / "audio_encoders" / "mine"
+    library = AudioEncoder.from_pretrained(folder, dtype=dtype)
+    once = library.encode(load_mono(sound), 16_000).tokens
+    assert torch.equal(library.encode(load_mono(sound), 16_000).tokens, once)
+    assert torch.equal(AudioEncoder.from_pretrained(folder, dtype=dtype).encode(load_mono(sound), 16_000).tokens, once)
+
+    line = ["encode", str(sound), "-o", str(tmp_path / "e.safetensors"), "--encoder", str(folder), "--dtype", dtype]
+    assert main(line) == 0
+    assert torch.equal(load_file(tmp_path / "e.safetensors")[f"{sound.as_posix()}/tokens"], once)
+    loaded = node("Audio2ImgLoadAudio").execute("piano.flac [example]", 0.0, 0.0)[0]
+    managed = node("Audio2ImgLoadEncoder").execute("mine", dtype)[0]
+    assert torch.equal(node("Audio2ImgEncode").execute(managed, loaded)[0].tokens, once)
+
+    others = [load_mono(examples / f"{name}.flac") for name in ("bird", "rain", "choir")]
+    for place in range(4):
+        clips = [*others[:place], load_mono(sound), *others[place:]]
+        together = library.encode(clips, 16_000)
+        rows = [row for row, clip in enumerate(together.clips) if clip == place]
+        assert torch.equal(together.tokens[rows], once)  # on a CPU each window is encoded by itself
+        if dtype == "float32":
+            together = library.encode(clips, 16_000, batch_size=3)
+            assert (together.tokens[rows] - once).abs().max() < 1e-5
+
+
 def test_window_modes(node, encoder):
     embeds = node("Audio2ImgEncode").execute(encoder, audio(3.0), window=1.0, hop=0.5, batch_size=2)[0]
     assert embeds.starts == (0.0, 0.5, 1.0, 1.5, 2.0)
