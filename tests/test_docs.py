@@ -149,6 +149,14 @@ def test_options_in_the_text_exist(capsys):
                 assert option in known, f"{name}: {option}"
 
 
+def test_the_list_of_packages_is_that_of_the_constraints():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [tuple(line.split("==")) for line in lines if "==" in line]
+    table = rows("\n" + TEXTS["packages.md"], "# Packages and their licences")
+    listed = [(name, version) for name, version, _ in table]
+    assert listed == pinned, "write it anew: python docs/packages.py"
+
+
 def heading_names(text: str) -> set[str]:
     """Anchors as GitHub makes them."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
