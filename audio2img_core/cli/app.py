@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value:g}")
     if not 1 <= arguments.port <= 65535:
         raise ValueError(f"--port must be between 1 and 65535, not {arguments.port}")
+    _check_free(arguments.host, arguments.port)
     quiet_libraries()
     try:
         from ..app.server import serve
@@ -70,3 +72,20 @@ def run(arguments: argparse.Namespace) -> int:
         if page is not None:
             page.close(verbose=False)
     return 0
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before the models are loaded.
+
+    Raises:
+        ValueError: it is taken, or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ValueError(
+                f"--host {host} --port {port}: {error.strerror or error}; choose another --port"
+            ) from error
