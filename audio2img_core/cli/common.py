@@ -51,10 +51,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quiet_libraries() -> None:
     """No progress bars and warnings of the model libraries; to be called before the models are loaded."""
-    import logging
-
-    for name in ("torchao", "torch.utils._pytree"):  # of kernels for other machines, and of each other
-        logging.getLogger(name).setLevel(logging.ERROR)
     import diffusers
     import transformers
 

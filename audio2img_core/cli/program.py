@@ -81,6 +81,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _quiet(name: str, debug: bool, packages: Sequence[str]) -> None:
     """Our own messages as one line each; the libraries' chatter only with --debug."""
+    for library in ("torchao", "torch.utils._pytree"):  # what torchao says of kernels for other machines
+        logging.getLogger(library).setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
     for package in packages:
