@@ -62,8 +62,12 @@ def refused(path, *words):
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return make_pair("sd15")[0]
+def encoder(tmp_path_factory):
+    encoder = make_pair("sd15")[0]
+    whole = tmp_path_factory.mktemp("whole") / "one.safetensors"
+    save(encoder, whole)
+    AudioEncoder.from_pretrained(whole)  # what is imported and made at the first load is no cost of a refusal
+    return encoder
 
 
 @pytest.fixture(params=["folder", "one.safetensors"])
