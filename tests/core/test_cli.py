@@ -428,7 +428,8 @@ def test_convert_round_trip(run, examples, tmp_path, models):
     assert run("convert", folder, tmp_path / "half.safetensors", "--dtype", "float16")[0] == 0
     assert (tmp_path / "half.safetensors").stat().st_size < 0.7 * (tmp_path / "one.safetensors").stat().st_size
     code, out, _ = run("info", tmp_path / "half.safetensors", "--json")
-    assert json.loads(out)["dtype"] == "F16" and json.loads(out)["form"] == "single file"
+    facts = json.loads(out)
+    assert facts["dtype"] == "F16, F32" and facts["form"] == "single file"  # the empty prompt stays exact
 
 
 def test_convert_gives_a_seed_checkpoint_its_empty_prompt(run, tmp_path, seed_folder, models):
