@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -117,26 +118,23 @@ class Recipe:
     @cached_property
     def heard(self):
         """The UNet, trained on with what the encoder hears beside text: half of its prompts are sounds."""
-        return self._train_on("heard", self.unet, self._sounds)
+        return self._train_on("heard", self.unet, lambda: self._sounds)
 
     @cached_property
     def settled(self):
         """The UNet, trained on with the sounds that mini names alone, and with mixtures of two that are alike."""
-        names = list(self.audible.values())
-        tokenizer, text = self.teacher
-        captions = Teacher("mini", [tokenizer], [text]).encode(names).tokens.float()
-        sounds = self._sounds.settled(self.encoder, captions, [self.concepts.index(name) for name in self.audible])
-        return self._train_on("settled", self.heard, sounds)
+        return self._train_on("settled", self.heard, lambda: self._settled_sounds)
 
-    def _train_on(self, part: str, start, sounds: SoundPrompts):
+    def _train_on(self, part: str, start, sounds: Callable[[], SoundPrompts]):
+        """`sounds` is called by what is left to train alone: to hear all of them takes minutes."""
         text = self._text_prompts()
         return diffusion.train_unet(
             self.library,
             self.captions,
-            lambda asked, generator: sounds.prompts(text, asked, generator),
+            lambda asked, generator: sounds().prompts(text, asked, generator),
             self.output / part,
             steps=self.steps(part),
-            draw=lambda generator, count: sounds.drawn(self.captions, generator, count),
+            draw=lambda generator, count: sounds().drawn(self.captions, generator, count),
             start=start,
             learning_rate=4e-4,
         )
@@ -156,6 +154,13 @@ class Recipe:
         for row, caption in enumerate(said):
             rows.setdefault(numbers[caption], []).append(row)
         return SoundPrompts(encoder.bos_token[None].float(), tokens, rows, {})
+
+    @cached_property
+    def _settled_sounds(self) -> SoundPrompts:
+        """Of those the sounds that mini names, where it hears them right."""
+        tokenizer, text = self.teacher
+        captions = Teacher("mini", [tokenizer], [text]).encode(list(self.audible.values())).tokens.float()
+        return self._sounds.settled(self.encoder, captions, [self.concepts.index(name) for name in self.audible])
 
     @cached_property
     def classifier(self):
