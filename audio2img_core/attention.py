@@ -4,17 +4,22 @@ Its relative-key term adds q_i . e(j - i) to the score of query i and key j, whe
 [-left, right] (64 and 8 in the published model). transformers looks the embeddings of all L x L distances up and
 multiplies each by its query. There are only left + right + 1 of them: here each query is multiplied by those once, and
 the row of scores by distance is laid out over the keys by a view that is moved on by one for each query. What is left
-is an additive mask, which `scaled_dot_product_attention` takes.
+is an additive mask, which `scaled_dot_product_attention` takes. Long sequences go through it some heads and queries at
+a time, so that scores and mask stay small: memory that the system has to hand out anew costs more than the arithmetic.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertSelfAttention
+
+# Scores computed at once: on a CPU, what its caches and its allocator keep; elsewhere, what memory allows.
+_SCORES, _SCORES_CPU = 2**28, 2**21
 
 
 class RelativeKeyAttention(Wav2Vec2BertSelfAttention):
@@ -35,46 +40,50 @@ class RelativeKeyAttention(Wav2Vec2BertSelfAttention):
             linear(hidden_states).view(batch, length, self.num_heads, self.head_size).transpose(1, 2)
             for linear in (self.linear_q, self.linear_k, self.linear_v)
         )
-        bias = relative_key_bias(
-            query, self.distance_embedding.weight.to(query.dtype), self.left_max_position_embeddings
-        )
-        bias = bias * self.head_size**-0.5
-        if attention_mask is not None:
-            bias = (
-                bias.masked_fill(~attention_mask, -torch.inf)
-                if attention_mask.dtype == torch.bool
-                else bias + attention_mask.to(bias.dtype)
-            )
+        distances = self.distance_embedding.weight.to(query.dtype) * self.head_size**-0.5
         dropout = self.dropout.p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-        return self.linear_out(mixed.transpose(1, 2).reshape(batch, length, width)), None
+        most = _SCORES_CPU if query.device.type == "cpu" else _SCORES
+        heads = min(max(most // (batch * length * length), 1), self.num_heads)
+        queries = min(max(most // (batch * heads * length), 32), length)
+        mixed = query.new_empty(batch, length, self.num_heads, self.head_size)
+        for h, i in product(range(0, self.num_heads, heads), range(0, length, queries)):
+            of, at = slice(h, h + heads), slice(i, i + queries)
+            some = query[:, of, at]
+            bias = relative_key_bias(some, distances, self.left_max_position_embeddings, i, length)
+            if attention_mask is not None:
+                mask = attention_mask.expand(batch, self.num_heads, length, length)[:, of, at]
+                bias = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask.to(bias.dtype)
+            part = F.scaled_dot_product_attention(some, key[:, of], value[:, of], attn_mask=bias, dropout_p=dropout)
+            mixed[:, at, of] = part.transpose(1, 2)
+        return self.linear_out(mixed.reshape(batch, length, width)), None
 
 
-def relative_key_bias(query: Tensor, distances: Tensor, left: int) -> Tensor:
+def relative_key_bias(query: Tensor, distances: Tensor, left: int, first: int = 0, length: int | None = None) -> Tensor:
     """What the clipped relative-key term adds to the scores.
 
     Args:
-        query: [B, H, L, D]. distances: [left + right + 1, D] embeddings of the distances -left..right.
+        query: [B, H, N, D]. distances: [left + right + 1, D] embeddings of the distances -left..right.
         left: distances below -left count as -left.
+        first: position of the first query. length: keys (None = as many as queries).
 
     Returns:
-        [B, H, L, L], a view of [B, H, L, 2 L - 1]: entry i, j is query i times the embedding of j - i.
+        [B, H, N, L], a view of [B, H, N, L + N - 1]: entry i, j is query i times the embedding of j - i - first.
     """
-    length, right = query.shape[2], len(distances) - 1 - left
+    number, right = query.shape[2], len(distances) - 1 - left
+    length = number if length is None else length
     by_distance = query @ distances.T
-    # Scores of the distances 1 - L .. L - 1: the clipped ends are the outermost embeddings' over and over.
-    first, last = left - min(left, length - 1), left + min(right, length - 1)
-    parts = [
-        by_distance[..., :1].expand(-1, -1, -1, max(length - 1 - left, 0)),
-        by_distance[..., first : last + 1],
-        by_distance[..., -1:].expand(-1, -1, -1, max(length - 1 - right, 0)),
-    ]
-    rows = torch.cat(parts, -1)
-    if length == 1:
+    # Scores of all distances between these queries and the keys: beyond the ends, the outermost embeddings' again.
+    lowest, highest = 1 - number - first, length - 1 - first
+    below, above = max(-left - lowest, 0), max(highest - right, 0)
+    inner = by_distance[..., max(lowest, -left) + left : min(highest, right) + left + 1]
+    ends = by_distance[..., :1].expand(-1, -1, -1, below), by_distance[..., -1:].expand(-1, -1, -1, above)
+    rows = torch.cat([ends[0], inner, ends[1]], -1)
+    if number == 1:
         return rows
-    # Row i is to begin at distance -i: one step further to the left in each row, that is, rows shorter by one.
-    flat = rows.flatten(2)[..., length - 1 :]
-    return flat[..., : length * (2 * length - 2)].unflatten(-1, (length, 2 * length - 2))[..., :length]
+    # Row i is to begin at distance -i - first: one step further to the left in each row, that is, rows shorter by one.
+    flat = rows.flatten(2)[..., number - 1 :]
+    size = length + number - 2
+    return flat[..., : number * size].unflatten(-1, (number, size))[..., :length]
 
 
 def use_fast_attention(backbone: Wav2Vec2BertModel) -> Wav2Vec2BertModel:

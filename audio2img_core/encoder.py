@@ -20,6 +20,7 @@ from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
 from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize, num_frames
 from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
+from .precision import keep_sums_wide
 from .resampling import parts_of
 from .targets import PROMPT_TOKENS
 from .windows import Window, WindowConfig, plan_windows, window_features
@@ -54,7 +55,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
 
     def __init__(self, config: AudioEncoderConfig):
         super().__init__(config)
-        self.backbone = use_fast_attention(Wav2Vec2BertModel(config.backbone))
+        self.backbone = keep_sums_wide(use_fast_attention(Wav2Vec2BertModel(config.backbone)))
         self.head = make_head(config.head, config.backbone, config.token_dim, config.pooled_dim)
         # How sharply cosines tell captions apart: learned with the encoder as CLIP's, used to name what is heard.
         # A training whose loss uses them unfreezes them: DDP waits for the gradient of every parameter that is not.
@@ -83,9 +84,9 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         return load_encoder(cls, super().from_pretrained, name_or_path, *args, **kwargs)
 
     def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> AudioEncoderOutput:
-        """Tokens of windows: input_features [B, F, 160], attention_mask [B, F] -> tokens [B, N, D], pooled."""
+        """Tokens of windows: input_features [B, F, 160], best in float32, attention_mask [B, F] -> tokens, pooled."""
         frames = self.backbone(input_features, attention_mask=attention_mask).last_hidden_state
-        tokens, pooled = self.head(frames, attention_mask)
+        tokens, pooled = self.head(frames.to(self.dtype), attention_mask)
         return AudioEncoderOutput(tokens=tokens, pooled=pooled)
 
     @torch.no_grad()
@@ -322,4 +323,4 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         # The conv head gives its number of tokens for a full window only; the query head takes any masked length.
         size = None if self.config.head.kind == "query" and config.padding == "mask" else config.size_frames
         features, mask = window_features(mels, config, size=size)
-        return self(features.to(self.dtype), mask)
+        return self(features, mask)

@@ -43,11 +43,9 @@ class Reference:
         self.model, self.device, self.dtype = model.eval().to(device), device, dtype
 
     @torch.no_grad()
-    def __call__(self, waveform: torch.Tensor, seconds: float | None = None) -> torch.Tensor:
+    def __call__(self, waveform: torch.Tensor, seconds: float) -> torch.Tensor:
         features = self.extractor([waveform.numpy()], sampling_rate=16_000, return_tensors="pt")["input_features"]
         features = features.to(self.device, self.dtype)
-        if seconds is None:
-            return self.model(features).last_hidden_state.float()
         size = -(-round(seconds * 100) // 2)
         parts = [features[:, i : i + size] for i in range(0, features.shape[1] - size // 20, size)]
         padded = [torch.nn.functional.pad(part, (0, 0, 0, size - part.shape[1]), value=1.0) for part in parts]
