@@ -25,7 +25,7 @@ MIN_SAMPLES = FRAME_LENGTH + (MIN_FRAMES - 1) * FRAME_HOP
 
 _PRE_EMPHASIS = 0.97
 _INT16_SCALE = 2.0**15
-_CACHED_FRAMES = 128
+_CACHED_FRAMES = 256
 _MEL_FLOOR = 1.192092955078125e-07  # float32's epsilon, Kaldi's floor
 _VARIANCE_FLOOR = 1e-7
 _MIN_HZ, _MAX_HZ = 20.0, 8000.0
@@ -68,24 +68,24 @@ def mel_frames(waveform: Tensor) -> Tensor:
     """Natural logarithm of the mel powers, not normalised: [B, T] float -> [B, frames, 80] float32."""
     window, filters = _constants(str(waveform.device))
     batch, count = waveform.shape[0], num_frames(waveform.shape[1])
-    # In float64 up to the spectrum, as the reference: bins that are 60 dB below the loudest drown in float32's
-    # rounding, and the logarithm then shows it.
-    used = max(FRAME_LENGTH + (count - 1) * FRAME_HOP, 0)
-    samples = waveform[:, :used].to(window.dtype) * _INT16_SCALE
-    # Kaldi takes the mean off a frame, then 0.97 of each sample off the next. Done once for all frames, that leaves
-    # 0.03 of the mean to take off. The first sample of a frame would differ, but its window is zero.
-    emphasised = torch.cat([samples[:, :1], samples[:, 1:] - _PRE_EMPHASIS * samples[:, :-1]], 1)
-    frames = emphasised.unfold(1, FRAME_LENGTH, FRAME_HOP)
-    parts = samples.unflatten(1, (-1, FRAME_HOP // 2)).sum(-1).unfold(1, 2 * FRAME_LENGTH // FRAME_HOP, 2)
-    offsets = parts.sum(-1, keepdim=True) * ((1 - _PRE_EMPHASIS) / FRAME_LENGTH)
     # A CPU's caches hold the spectra of so many frames; a GPU wants all at once.
     block = -(-_CACHED_FRAMES // batch) if waveform.device.type == "cpu" else max(count, 1)
     mel = waveform.new_empty((batch, count, NUM_MELS), dtype=torch.float32)
     for i in range(0, count, block):
-        part = (frames[:, i : i + block] - offsets[:, i : i + block]) * window
-        spectrum = torch.fft.rfft(part, n=FFT_LENGTH)
-        power = spectrum.real.square() + spectrum.imag.square()
-        mel[:, i : i + block] = power.float() @ filters
+        n = min(block, count - i)
+        # In float64 up to the spectrum, as the reference: bins that are 60 dB below the loudest drown in float32's
+        # rounding, and the logarithm then shows it.
+        samples = waveform[:, i * FRAME_HOP :][:, : FRAME_LENGTH + (n - 1) * FRAME_HOP].to(window.dtype)
+        # Kaldi takes the mean off a frame, then 0.97 of each sample off the next. Done once for all frames, that leaves
+        # 0.03 of the mean to take off. The first sample of a frame would differ, but its window is zero: without it the
+        # power of the spectrum is the same.
+        emphasised = torch.sub(samples[:, 1:], samples[:, :-1], alpha=_PRE_EMPHASIS)
+        parts = samples.unflatten(1, (-1, FRAME_HOP // 2)).sum(-1).unfold(1, 2 * FRAME_LENGTH // FRAME_HOP, 2)
+        offsets = parts.sum(-1, keepdim=True) * ((1 - _PRE_EMPHASIS) / FRAME_LENGTH)
+        frames = (emphasised.unfold(1, FRAME_LENGTH - 1, FRAME_HOP) - offsets).mul_(window)
+        spectrum = torch.fft.rfft(frames, n=FFT_LENGTH)
+        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        mel[:, i : i + n] = power.float() @ filters
     return mel.clamp_(min=_MEL_FLOOR).log_()
 
 
@@ -146,9 +146,9 @@ def _valid(mel: Tensor, counts: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _constants(device: str) -> tuple[Tensor, Tensor]:
-    """Povey window [400] and mel filters [257, 80], computed in float64."""
+    """Povey window for samples of 16 bits, without its first value, which is zero, [399], and mel filters [257, 80]."""
     # Povey window: a Hann window to the power 0.85 (Kaldi, feature-window.cc).
-    window = torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float64).pow(0.85)
+    window = torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float64)[1:].pow(0.85) * _INT16_SCALE
     hz = torch.linspace(0, 8000, FFT_LENGTH // 2 + 1, dtype=torch.float64)
     edges = torch.linspace(
         *(_kaldi_mel(torch.tensor(f, dtype=torch.float64)) for f in (_MIN_HZ, _MAX_HZ)), NUM_MELS + 2

@@ -72,8 +72,8 @@ def main() -> None:
                 def ours(part=part, seconds=seconds, window=window, encoder=encoder):
                     return encoder.encode(part, 16_000, window=window or seconds).tokens
 
-                def theirs(part=part, window=window):
-                    return reference(part, window)
+                def theirs(part=part, seconds=seconds, window=window):
+                    return reference(part, window or seconds)
 
                 row = {"seconds": seconds, "window": window, "dtype": str(dtype).removeprefix("torch.")}
                 row |= paired(ours, theirs, runs=args.runs)

@@ -20,19 +20,25 @@ def paired(ours: Callable[[], Any], theirs: Callable[[], Any], *, runs: int, war
     """Median seconds of both, each run once before (`warm`) and then in turn, and the median of the pairs' ratios."""
     if warm:
         ours(), theirs()
-    seconds: list[tuple[float, float]] = []
-    for _ in range(runs):
-        pair = []
-        for code in (ours, theirs):
-            start = time.perf_counter()
-            code()
-            pair.append(time.perf_counter() - start)
-        seconds.append((pair[0], pair[1]))
+    seconds = [(seconds_of(ours), seconds_of(theirs)) for _ in range(runs)]
     return {
         "ours": statistics.median(a for a, _ in seconds),
         "theirs": statistics.median(b for _, b in seconds),
         "ratio": statistics.median(b / a for a, b in seconds),
     }
+
+
+def seconds_of(code: Callable[[], Any]) -> float:
+    """Seconds that `code` takes, work on a GPU to its end, after a rest: threads of the code before may still spin."""
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    time.sleep(0.2)
+    start = time.perf_counter()
+    code()
+    wait()
+    return time.perf_counter() - start
 
 
 def in_child(script: str, *arguments: object) -> dict[str, Any]:
