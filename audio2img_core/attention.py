@@ -20,6 +20,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2Ber
 
 # Scores computed at once: on a CPU, what its caches and its allocator keep; elsewhere, what memory allows.
 _SCORES, _SCORES_CPU = 2**28, 2**21
+_ALIGNMENT = 16  # entries; 32 bytes in 16 bits
 
 
 class RelativeKeyAttention(Wav2Vec2BertSelfAttention):
@@ -67,23 +68,30 @@ def relative_key_bias(query: Tensor, distances: Tensor, left: int, first: int = 
         first: position of the first query. length: keys (None = as many as queries).
 
     Returns:
-        [B, H, N, L], a view of [B, H, N, L + N - 1]: entry i, j is query i times the embedding of j - i - first.
+        [B, H, N, L], a view whose rows overlap: entry i, j is query i times the embedding of j - i - first.
     """
-    number, right = query.shape[2], len(distances) - 1 - left
+    batch, heads, number, _ = query.shape
+    right = len(distances) - 1 - left
     length = number if length is None else length
     by_distance = query @ distances.T
     # Scores of all distances between these queries and the keys: beyond the ends, the outermost embeddings' again.
-    lowest, highest = 1 - number - first, length - 1 - first
-    below, above = max(-left - lowest, 0), max(highest - right, 0)
-    inner = by_distance[..., max(lowest, -left) + left : min(highest, right) + left + 1]
-    ends = by_distance[..., :1].expand(-1, -1, -1, below), by_distance[..., -1:].expand(-1, -1, -1, above)
-    rows = torch.cat([ends[0], inner, ends[1]], -1)
-    if number == 1:
-        return rows
     # Row i is to begin at distance -i - first: one step further to the left in each row, that is, rows shorter by one.
-    flat = rows.flatten(2)[..., number - 1 :]
-    size = length + number - 2
-    return flat[..., : number * size].unflatten(-1, (number, size))[..., :length]
+    # GPUs want the beginnings aligned, hence the gaps before the first row, after each and after the last.
+    lowest, highest = 1 - number - first, length - 1 - first
+    begin = _aligned(number - 1)
+    row = _aligned(begin + length) + 1
+    scores = query.new_empty(batch, heads, _aligned(max(number * row, begin + number * (row - 1))))
+    rows = scores[..., : number * row].unflatten(-1, (number, row))[..., begin - (number - 1) :]
+    below, above = max(-left - lowest, 0), max(highest - right, 0)
+    end = length + number - 1 - above
+    rows[..., :below] = by_distance[..., :1]
+    rows[..., below:end] = by_distance[..., max(lowest, -left) + left : min(highest, right) + left + 1]
+    rows[..., end:] = by_distance[..., -1:]
+    return scores[..., begin:][..., : number * (row - 1)].unflatten(-1, (number, row - 1))[..., :length]
+
+
+def _aligned(entries: int) -> int:
+    return -(-entries // _ALIGNMENT) * _ALIGNMENT
 
 
 def use_fast_attention(backbone: Wav2Vec2BertModel) -> Wav2Vec2BertModel:

@@ -77,6 +77,9 @@ def machine() -> dict[str, Any]:
 
 
 def write_result(name: str, result: dict[str, Any]) -> None:
-    """Write `benchmarks/results/NAME.json`."""
+    """Write `benchmarks/results/NAME.json`; what ran on a GPU, `NAME-CARD.json`."""
+    card = result["machine"]["gpu"]
+    if card is not None:
+        name += "-" + card.lower().replace(" ", "-")
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
