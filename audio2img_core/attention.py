@@ -2,10 +2,11 @@
 
 Its relative-key term adds q_i . e(j - i) to the score of query i and key j, where the distance j - i is clipped to
 [-left, right] (64 and 8 in the published model). transformers looks the embeddings of all L x L distances up and
-multiplies each by its query. There are only left + right + 1 of them: here each query is multiplied by those once, and
-the row of scores by distance is laid out over the keys by a view that is moved on by one for each query. What is left
-is an additive mask, which `scaled_dot_product_attention` takes. Long sequences go through it some heads and queries at
-a time, so that scores and mask stay small: memory that the system has to hand out anew costs more than the arithmetic.
+multiplies each by its query. There are only left + right + 1 of them: here each query is multiplied by those once. The
+row of scores by distance is then laid out over the keys, on a CPU by a view that is moved on by one for each query, on
+a GPU by a look-up. What is left is an additive mask, which `scaled_dot_product_attention` takes. Long sequences go
+through it some heads and queries at a time, so that scores and mask stay small: memory that the system has to hand out
+anew costs more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2Ber
 
 # Scores computed at once: on a CPU, what its caches and its allocator keep; elsewhere, what memory allows.
 _SCORES, _SCORES_CPU = 2**28, 2**21
-_ALIGNMENT = 16  # entries; 32 bytes in 16 bits
+_ALIGNMENT = 16  # entries of a row: 32 bytes in 16 bits
 
 
 class RelativeKeyAttention(Wav2Vec2BertSelfAttention):
@@ -68,30 +69,37 @@ def relative_key_bias(query: Tensor, distances: Tensor, left: int, first: int = 
         first: position of the first query. length: keys (None = as many as queries).
 
     Returns:
-        [B, H, N, L], a view whose rows overlap: entry i, j is query i times the embedding of j - i - first.
+        [B, H, N, L], a view: entry i, j is query i times the embedding of j - i - first.
     """
-    batch, heads, number, _ = query.shape
-    right = len(distances) - 1 - left
+    number, right = query.shape[2], len(distances) - 1 - left
     length = number if length is None else length
     by_distance = query @ distances.T
+    if query.device.type != "cpu":
+        return _gathered(by_distance, left, right, first, length)
     # Scores of all distances between these queries and the keys: beyond the ends, the outermost embeddings' again.
-    # Row i is to begin at distance -i - first: one step further to the left in each row, that is, rows shorter by one.
-    # GPUs want the beginnings aligned, hence the gaps before the first row, after each and after the last.
     lowest, highest = 1 - number - first, length - 1 - first
-    begin = _aligned(number - 1)
-    row = _aligned(begin + length) + 1
-    scores = query.new_empty(batch, heads, _aligned(max(number * row, begin + number * (row - 1))))
-    rows = scores[..., : number * row].unflatten(-1, (number, row))[..., begin - (number - 1) :]
-    below, above = max(-left - lowest, 0), max(highest - right, 0)
-    end = length + number - 1 - above
-    rows[..., :below] = by_distance[..., :1]
-    rows[..., below:end] = by_distance[..., max(lowest, -left) + left : min(highest, right) + left + 1]
-    rows[..., end:] = by_distance[..., -1:]
-    return scores[..., begin:][..., : number * (row - 1)].unflatten(-1, (number, row - 1))[..., :length]
+    parts = [
+        by_distance[..., :1].expand(-1, -1, -1, max(-left - lowest, 0)),
+        by_distance[..., max(lowest, -left) + left : min(highest, right) + left + 1],
+        by_distance[..., -1:].expand(-1, -1, -1, max(highest - right, 0)),
+    ]
+    rows = torch.cat(parts, -1)
+    if number == 1:
+        return rows
+    # Row i is to begin at distance -i - first: one step further to the left in each row, that is, rows shorter by one.
+    flat = rows.flatten(2)[..., number - 1 :]
+    size = length + number - 2
+    return flat[..., : number * size].unflatten(-1, (number, size))[..., :length]
 
 
-def _aligned(entries: int) -> int:
-    return -(-entries // _ALIGNMENT) * _ALIGNMENT
+def _gathered(by_distance: Tensor, left: int, right: int, first: int, length: int) -> Tensor:
+    """The bias looked up entry by entry: where memory is fast, and rows must begin aligned (torch's fused attention
+    ends in "misaligned address" on a CUDA GPU where those of its mask do not)."""
+    width = -(-length // _ALIGNMENT) * _ALIGNMENT
+    queries = torch.arange(first, first + by_distance.shape[2], device=by_distance.device)
+    steps = torch.arange(width, device=by_distance.device) - queries[:, None]
+    index = (steps.clamp(-left, right) + left).expand(*by_distance.shape[:2], -1, -1)
+    return by_distance.gather(-1, index)[..., :length]
 
 
 def use_fast_attention(backbone: Wav2Vec2BertModel) -> Wav2Vec2BertModel:

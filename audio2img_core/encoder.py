@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertPreTrainedModel
 from transformers.utils import ModelOutput
 
-from .attention import use_fast_attention
 from .audio import prepare
+from .backbone import adapt
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
 from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize, num_frames
 from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
-from .precision import keep_sums_wide
 from .resampling import parts_of
 from .targets import PROMPT_TOKENS
 from .windows import Window, WindowConfig, plan_windows, window_features
@@ -55,7 +54,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
 
     def __init__(self, config: AudioEncoderConfig):
         super().__init__(config)
-        self.backbone = keep_sums_wide(use_fast_attention(Wav2Vec2BertModel(config.backbone)))
+        self.backbone = adapt(Wav2Vec2BertModel(config.backbone))
         self.head = make_head(config.head, config.backbone, config.token_dim, config.pooled_dim)
         # How sharply cosines tell captions apart: learned with the encoder as CLIP's, used to name what is heard.
         # A training whose loss uses them unfreezes them: DDP waits for the gradient of every parameter that is not.
@@ -184,13 +183,14 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         were_training = [module for module in self.modules() if module.training]
         self.eval()
         plan: list[Window] = []
-        outputs: list[AudioEncoderOutput] = []
+        tokens: list[Tensor] = []
+        pooled: list[Tensor] = []
         try:
             waiting: list[tuple[Window, Tensor]] = []
             while waiting := [*waiting, *itertools.islice(windows, max(batch_size - len(waiting), 0))]:
                 batch = waiting[:batch_size]
                 try:
-                    outputs.append(self._encode_batch([mel for _, mel in batch], config))
+                    output = self._encode_batch([mel for _, mel in batch], config)
                 except torch.cuda.OutOfMemoryError:
                     if batch_size == 1:
                         raise
@@ -199,6 +199,10 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
                     torch.cuda.empty_cache()
                     continue
                 waiting = waiting[batch_size:]
+                # Copies: what a compiled encoder gives, its next run may write over.
+                tokens.append(output.tokens.to(torch.float32, copy=True))
+                if output.pooled is not None:
+                    pooled.append(output.pooled.to(torch.float32, copy=True))
                 for w, _ in batch:
                     plan.append(w)
                     if on_step is not None:
@@ -208,9 +212,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
                 module.training = True
         if not plan:
             raise ValueError("no sound to encode: there is not one sample")
-        pooled = [output.pooled.float() for output in outputs if output.pooled is not None]
         return AudioEmbeddings(
-            tokens=torch.cat([output.tokens.float() for output in outputs]),
+            tokens=torch.cat(tokens),
             pooled=torch.cat(pooled) if pooled else None,
             clips=tuple(w.clip for w in plan),
             starts=tuple(w.start / FRAMES_PER_SECOND for w in plan),

@@ -47,7 +47,7 @@ def main() -> None:
         reference = Reference(folder, cpu, torch.float32)
 
         def theirs(files=files):
-            return [reference(torch.from_numpy(librosa.load(file, sr=16_000)[0])) for file in files]
+            return [reference(torch.from_numpy(librosa.load(file, sr=16_000)[0])[None], 3.75) for file in files]
 
         def ours(files=files):
             return [encoder.encode_stream(stream_mono(file)).tokens for file in files]

@@ -2,8 +2,8 @@
 
 The weights are random, of the published size (631 M parameters, with the first project's adapter), and the same in
 both. transformers' side is what a user would write with it: `SeamlessM4TFeatureExtractor`, then `Wav2Vec2BertModel`,
-float32, eager attention. Ours is `AudioEncoder.encode`. Both go in turn in one process. Writes
-`benchmarks/results/encode.json`.
+eager attention, float32 on a CPU and bfloat16 on a GPU. Ours is `AudioEncoder.encode`, on a GPU also after
+`encoder.compile(mode="reduce-overhead")`. Both go in turn in one process. Writes `benchmarks/results/encode.json`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import gc
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,8 +44,10 @@ class Reference:
         self.model, self.device, self.dtype = model.eval().to(device), device, dtype
 
     @torch.no_grad()
-    def __call__(self, waveform: torch.Tensor, seconds: float) -> torch.Tensor:
-        features = self.extractor([waveform.numpy()], sampling_rate=16_000, return_tensors="pt")["input_features"]
+    def __call__(self, clips: torch.Tensor, seconds: float) -> torch.Tensor:
+        """Tokens of clips [B, T] in windows of so many seconds, all clips' window by window."""
+        rows = [clip.numpy() for clip in clips]
+        features = self.extractor(rows, sampling_rate=16_000, return_tensors="pt")["input_features"]
         features = features.to(self.device, self.dtype)
         size = -(-round(seconds * 100) // 2)
         parts = [features[:, i : i + size] for i in range(0, features.shape[1] - size // 20, size)]
@@ -52,40 +55,62 @@ class Reference:
         return torch.cat([self.model(part).last_hidden_state.float() for part in padded])
 
 
+def floating_point_operations(frames: int, windows: int) -> float:
+    """Of the matrix products in the published model's 24 layers, for so many windows of so many frames."""
+    width = 1024
+    by_frame = 2 * 2 * 4 * width + 4 * width + 3 * width  # two feed-forwards, attention, convolutions: columns
+    return windows * 24 * (2 * frames * width * by_frame + 4 * frames**2 * width)
+
+
+def print_row(row: dict) -> None:
+    cells = [row["clips"], row["seconds"], row["window"] or "one", row["dtype"] + ", compiled" * row["compiled"]]
+    cells += [f"{row['theirs']:.4f} s", f"{row['ours']:.4f} s", f"{row['ratio']:.2f}x", f"{row['tflops']:.2f}"]
+    print("|", *(f"{cell} |" for cell in [*cells, f"{row['cosine']:.5f}", f"{row['difference']:.1e}"]), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3, help="pairs of runs (default: %(default)s)")
     args = parser.parse_args()
     device = resolve_device(None)
+    gpu = device.type == "cuda"
     result = {"machine": machine(), "device": str(device), "rows": []}
-    sound = 0.1 * torch.randn(30 * 16_000, generator=torch.Generator().manual_seed(1))
-    print("| seconds | windows | dtype | transformers | ours | ratio | least cosine | largest difference |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    sound = 0.1 * torch.randn(16, 30 * 16_000, generator=torch.Generator().manual_seed(1))
+    print("| clips | seconds | windows | ours | transformers | ours | ratio | TFLOP/s | least cosine | difference |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         save_random_weights(folder)
-        reference = Reference(folder, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
-        for dtype in dict.fromkeys([encoder_dtype(device, folder), torch.float32, "int8"]):
+        reference = Reference(folder, device, torch.bfloat16 if gpu else torch.float32)
+        codes = [(torch.bfloat16, False), (torch.bfloat16, True)] if gpu else [(encoder_dtype(device, folder), False)]
+        codes += [] if gpu else [(torch.float32, False), ("int8", False)]
+        for dtype, compiled in dict.fromkeys(codes):
             encoder = AudioEncoder.from_pretrained(folder, dtype=dtype).to(device)
-            for seconds, window in ((3.75, None), (10.0, None), (30.0, None), (30.0, WINDOW)):
-                part = sound[: int(seconds * 16_000)]
+            if compiled:
+                encoder.compile(mode="reduce-overhead")
+            for clips in (1, 16) if gpu else (1,):
+                for seconds, window in ((3.75, None), (10.0, None), (30.0, None), (30.0, WINDOW)):
+                    if clips > 1 and window is not None:
+                        continue
+                    part = sound[:clips, : int(seconds * 16_000)]
 
-                def ours(part=part, seconds=seconds, window=window, encoder=encoder):
-                    return encoder.encode(part, 16_000, window=window or seconds).tokens
+                    def ours(part=part, size=window or seconds, encoder=encoder):
+                        return encoder.encode(part[:, None], 16_000, window=size, batch_size=len(part)).tokens
 
-                def theirs(part=part, seconds=seconds, window=window):
-                    return reference(part, window or seconds)
+                    def theirs(part=part, size=window or seconds):
+                        return reference(part, size)
 
-                row = {"seconds": seconds, "window": window, "dtype": str(dtype).removeprefix("torch.")}
-                row |= paired(ours, theirs, runs=args.runs)
-                a, b = ours().cpu(), theirs().cpu()
-                row["cosine"] = torch.cosine_similarity(a, b, dim=-1).min().item()
-                row["difference"] = (a - b).abs().max().item()
-                result["rows"].append(row)
-                print(
-                    f"| {seconds} | {'one' if window is None else window} | {row['dtype']} | {row['theirs']:.2f} s "
-                    f"| {row['ours']:.2f} s | {row['ratio']:.2f}x | {row['cosine']:.5f} | {row['difference']:.1e} |",
-                    flush=True,
-                )
+                    start = time.perf_counter()
+                    a, b = ours().cpu(), theirs().cpu()
+                    row = {"clips": clips, "seconds": seconds, "window": window, "compiled": compiled}
+                    row |= {"dtype": str(dtype).removeprefix("torch."), "first_seconds": time.perf_counter() - start}
+                    row |= paired(ours, theirs, runs=args.runs)
+                    row["cosine"] = torch.cosine_similarity(a, b, dim=-1).min().item()
+                    row["difference"] = (a - b).abs().max().item()
+                    frames = -(-round((window or seconds) * 100) // 2)
+                    operations = floating_point_operations(frames, clips * (1 if window is None else 8))
+                    row["tflops"] = operations / row["ours"] / 1e12
+                    result["rows"].append(row)
+                    print_row(row)
             del encoder
             gc.collect()
     write_result("encode", result)

@@ -1,7 +1,7 @@
 """Time of the log-mel front end against transformers' `SeamlessM4TFeatureExtractor`: `python benchmarks/log_mel.py`.
 
-Eight clips of 10 s at once, as both take them, and one of 10 s; ten calls in a turn. The extractor runs on the CPU; ours
-on the GPU where there is one. Writes `benchmarks/results/log_mel.json`.
+Eight clips of 10 s at once, as both take them, and one of 10 s; ten calls in a turn. The extractor runs on the CPU,
+ours on the GPU where there is one. Writes `benchmarks/results/log_mel.json`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def measure(code: str, folder: str, seconds: float) -> dict[str, float]:
         model = AudioEncoder.from_pretrained(folder, dtype=dtype)
     loaded = time.perf_counter() - start
     if seconds:
-        model(sound) if code == "transformers" else model.encode(sound, 16_000, window=seconds)
+        model(sound[None], seconds) if code == "transformers" else model.encode(sound, 16_000, window=seconds)
     return {"load_seconds": loaded}
 
 

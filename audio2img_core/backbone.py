@@ -1,4 +1,6 @@
-"""Wav2Vec2-BERT in 16 bits with the sums of its layers in float32.
+"""Wav2Vec2-BERT as the encoder runs it: transformers' modules by their classes' names, sooner and more exact.
+
+Attention is that of `attention.py`. Convolutions over one frame are the matrix products that they are.
 
 In bfloat16 a number has 8 bits. What costs exactness is less that the factors of the matrix products are rounded to
 them than that the residual stream is, five times in each layer. Here it stays in float32: the input is projected in
@@ -12,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertFeatureProjection, Wav2Vec2BertModel
+
+from .attention import use_fast_attention
 
 
 class WideLayerNorm(nn.LayerNorm):
@@ -38,14 +42,25 @@ class WideFeatureProjection(Wav2Vec2BertFeatureProjection):
         return self.dropout(hidden), normed
 
 
-def keep_sums_wide(backbone: Wav2Vec2BertModel) -> Wav2Vec2BertModel:
-    """Have the backbone take its input, keep its sums and give its output in float32; the model itself, changed."""
+class PointwiseConv(nn.Conv1d):
+    """`nn.Conv1d` over one frame and without a bias, as a matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.transpose(1, 2), self.weight.squeeze(-1)).transpose(1, 2)
+
+
+def adapt(backbone: Wav2Vec2BertModel) -> Wav2Vec2BertModel:
+    """The model itself, its modules now of these classes. It takes and gives float32; weights keep their names."""
+    use_fast_attention(backbone)
     backbone.feature_projection.__class__ = WideFeatureProjection
     backbone.feature_projection.layer_norm.__class__ = WideLayerNorm
     for layer in backbone.encoder.layers:
+        conv = layer.conv_module
         for norm in (layer.ffn1_layer_norm, layer.self_attn_layer_norm, layer.ffn2_layer_norm):
             norm.__class__ = RoundingLayerNorm
-        for norm in (layer.conv_module.layer_norm, layer.conv_module.depthwise_layer_norm):
+        for norm in (conv.layer_norm, conv.depthwise_layer_norm):
             norm.__class__ = RoundingLayerNorm
+        for pointwise in (conv.pointwise_conv1, conv.pointwise_conv2):
+            pointwise.__class__ = PointwiseConv
         layer.final_layer_norm.__class__ = WideLayerNorm
     return backbone
