@@ -85,3 +85,11 @@ def diffusion_dtype(device: torch.device, dtype: torch.dtype | str | None = None
     if dtype not in (None, INT8):
         return resolve_dtype(dtype, device)
     return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def weights_in(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The keyword argument of diffusers' loaders for the dtype of the weights, whose name has changed in 0.40."""
+    import diffusers
+    from packaging.version import Version
+
+    return {"dtype" if Version(diffusers.__version__) >= Version("0.40.0") else "torch_dtype": dtype}

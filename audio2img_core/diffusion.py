@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from . import mini
 from .checkpoint import PICKLE_SUFFIXES, load_strictly
 from .checks import first_line
+from .devices import weights_in
 from .targets import check_fits
 
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")
@@ -53,7 +54,7 @@ def load_diffusion(
             diffusion = _load_single_file(Path(source), dtype)
         else:
             encoders = _load_text_encoders(source, dtype)
-            diffusion = DiffusionPipeline.from_pretrained(source, use_safetensors=True, torch_dtype=dtype, **encoders)
+            diffusion = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **weights_in(dtype), **encoders)
     if not hasattr(diffusion, "unet") or not type(diffusion).__name__.startswith(FAMILIES):
         raise ValueError(
             f"{source}: a {type(diffusion).__name__} takes no CLIP prompt; allowed are the Stable Diffusion "
@@ -65,7 +66,7 @@ def load_diffusion(
     if net_source is None:
         return AutoPipelineForText2Image.from_pipe(diffusion)
     with _named(net_source):
-        net = ControlNetModel.from_pretrained(net_source, use_safetensors=True, torch_dtype=dtype)
+        net = ControlNetModel.from_pretrained(net_source, use_safetensors=True, **weights_in(dtype))
     if net.config.cross_attention_dim != diffusion.unet.config.cross_attention_dim:
         raise ValueError(
             f"{net_source}: this ControlNet takes tokens of width {net.config.cross_attention_dim}, but the diffusion "
@@ -125,7 +126,7 @@ def _load_single_file(path: Path, dtype: torch.dtype) -> Any:
     cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     config = path.with_suffix("")  # the model's configs, where they lie beside it under the same name
     options = {"config": str(config)} if (config / "model_index.json").is_file() else {}
-    return cls.from_single_file(str(path), torch_dtype=dtype, **options)
+    return cls.from_single_file(str(path), **weights_in(dtype), **options)
 
 
 def _load_text_encoders(source: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -139,9 +140,7 @@ def _load_text_encoders(source: str, dtype: torch.dtype) -> dict[str, Any]:
         if name.startswith("text_encoder") and isinstance(entry, (list, tuple)) and entry[0] == "transformers":
             cls = getattr(transformers, entry[1])
             # Old files carry position numbers that newer code computes: more than enough is no harm here.
-            found[name] = load_strictly(
-                cls.from_pretrained, source, subfolder=name, torch_dtype=dtype, allow_unexpected=True
-            )
+            found[name] = load_strictly(cls.from_pretrained, source, subfolder=name, dtype=dtype, allow_unexpected=True)
     return found
 
 

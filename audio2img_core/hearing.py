@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,11 @@ def caption_scores(embeddings: AudioEmbeddings, captions: Tensor) -> Tensor:
     text = F.normalize(captions[:, first : first + count].to(audio), dim=-1)
     cosines = torch.einsum("ctd,mtd->cm", audio, text) / count
     return (embeddings.space.scale * cosines).softmax(-1)
+
+
+def say_heard(heard: Iterable[Heard]) -> str:
+    """ "a piano 81 %, a guitar 7 %, a bell 3 %"."""
+    return ", ".join(f"{each.caption} {100 * each.score:.0f} %" for each in heard)
 
 
 def read_captions(text: str) -> list[str]:

@@ -23,16 +23,24 @@ from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Ve
 
 from audio2img_core import AudioEncoder  # noqa: E402
 from audio2img_core.devices import encoder_dtype, resolve_device  # noqa: E402
-from benchmarks.paired import machine, paired, write_result  # noqa: E402
+from benchmarks.paired import in_child, machine, paired, write_result  # noqa: E402
 
 ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "adapter_stride": 2, "adapter_kernel_size": 3}
 WINDOW = 3.75
 
 
 def save_random_weights(folder: str) -> None:
-    """A plain `Wav2Vec2BertModel` folder of full size, as the first project's checkpoints."""
+    """A plain `Wav2Vec2BertModel` folder of full size, as the first project's checkpoints.
+
+    Made in a process of its own: the peak memory that the system tells of a child is at least its parent's.
+    """
+    in_child(__file__, "--weights", folder)
+
+
+def _save_random_weights(folder: str) -> None:
     torch.manual_seed(0)
     Wav2Vec2BertModel(Wav2Vec2BertConfig(**ADAPTER, layerdrop=0.0)).eval().save_pretrained(folder)
+    print("{}")
 
 
 class Reference:
@@ -71,7 +79,11 @@ def print_row(row: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3, help="pairs of runs (default: %(default)s)")
+    parser.add_argument("--weights", metavar="FOLDER", help="only write the random weights there")
     args = parser.parse_args()
+    if args.weights:
+        _save_random_weights(args.weights)
+        return
     device = resolve_device(None)
     gpu = device.type == "cuda"
     result = {"machine": machine(), "device": str(device), "rows": []}
@@ -93,8 +105,9 @@ def main() -> None:
                         continue
                     part = sound[:clips, : int(seconds * 16_000)]
 
-                    def ours(part=part, size=window or seconds, encoder=encoder):
-                        return encoder.encode(part[:, None], 16_000, window=size, batch_size=len(part)).tokens
+                    def ours(part=part, size=window or seconds, seconds=seconds, encoder=encoder):
+                        batch_size = len(part) if size == seconds else None
+                        return encoder.encode(part[:, None], 16_000, window=size, batch_size=batch_size).tokens
 
                     def theirs(part=part, size=window or seconds):
                         return reference(part, size)

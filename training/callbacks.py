@@ -76,6 +76,8 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
+            shown = f"steps {state.global_step} to {state.max_steps}, a line every {args.logging_steps:g}"
+            tqdm.write(f"training on {args.device}: {shown}", file=sys.stderr)
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, disable=None
             )

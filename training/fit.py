@@ -141,19 +141,20 @@ def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) ->
     trainer.skipped.merge(trainer.args.world_size)
     trainer.skipped.finish()
     encoder = finished_encoder(trainer.model.config, weights)
+    licences = (run.licence, trainer.model.config.training.get("licence", ""))  # of the data, of what it started from
     shown = ("cosine", "mean_cosine", "norm_ratio", "a2t_r1", "mean_a2t_r1")
     encoder.config.training = {
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "data": run.data,
-        "licence": run.licence,
+        "licence": " and ".join(dict.fromkeys(filter(None, licences))),
         "backbone": run.encoder or run.backbone,
         "teacher": run.teacher,
         "figures": {name: round(figures[f"final_{name}"], 4) for name in shown if f"final_{name}" in figures},
     }
     with whole_folder(output / "encoder", replace=True) as partial:
         encoder.save_pretrained(partial)
-    trainer.card_files = write_report(output, config, trainer, figures)
+    trainer.card_files = write_report(output, config, trainer, figures, encoder.config.training["licence"])
     save_single_file(encoder, output / "encoder.safetensors")  # last: it says that the run has ended
     if trainer.args.push_to_hub:
         trainer.model = encoder

@@ -45,7 +45,7 @@ _BESIDE = {"noise": "white noise", "shuffled": "shuffled", "mean": "mean target"
 
 
 def write_report(
-    output: Path, config: FitConfig, trainer: AlignmentTrainer, figures: Mapping[str, float]
+    output: Path, config: FitConfig, trainer: AlignmentTrainer, figures: Mapping[str, float], licence: str
 ) -> list[Path]:
     """Draw the plots and write the model card of a run that has been judged.
 
@@ -54,6 +54,7 @@ def write_report(
         config: its settings.
         trainer: after training and a last evaluation.
         figures: that evaluation's, with names `final_...`.
+        licence: of the weights.
 
     Returns:
         The files: `README.md` and the pictures it shows.
@@ -66,7 +67,7 @@ def write_report(
     plot_norms(judged, plots[2], first=trainer.positions.start)
     card = output / "README.md"
     with whole_file(card) as partial:
-        partial.write_text(model_card(config, figures, trainer.state.global_step), encoding="utf-8")
+        partial.write_text(model_card(config, figures, trainer.state.global_step, licence), encoding="utf-8")
     return [card, *plots]
 
 
@@ -141,21 +142,28 @@ def plot_norms(judged: Judged, path: Path, *, first: int) -> None:
     save(path)
 
 
-def model_card(config: FitConfig, figures: Mapping[str, float], steps: int) -> str:
-    """The Markdown text of a run's model card, with the hub's metadata in front."""
+def model_card(config: FitConfig, figures: Mapping[str, float], steps: int, licence: str) -> str:
+    """The Markdown text of a run's model card, with the hub's metadata in front.
+
+    `licence` is what the data and the encoder that the run started from ask for.
+    """
     run, target = config.run, get_target(config.run.target)
     metadata: dict[str, Any] = {
         "library_name": "transformers",
         "tags": ["audio2img", "audio", "text-to-image", f"target:{target.name}"],
     }
-    if run.licence:
+    if licence:
         metadata["license"] = "other"
-        metadata["license_name"] = run.licence
+        metadata["license_name"] = licence
     start = run.encoder or run.backbone
     if "/" in start and not Path(start).exists():
         metadata["base_model"] = start
     held, reason = beats_floor(dict(figures)) if "mean_cosine" in figures else (True, "")
-    settings = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    sections = config.to_dict()
+    if run.encoder:  # which has its own
+        sections = {name: values for name, values in sections.items() if name not in ("head", "window")}
+        sections["run"] = {name: value for name, value in sections["run"].items() if name != "backbone"}
+    settings = yaml.safe_dump(sections, sort_keys=False)
     return "\n".join(
         [
             "---",
@@ -176,6 +184,7 @@ def model_card(config: FitConfig, figures: Mapping[str, float], steps: int) -> s
             "",
             f"Trained on `{run.data}`, judged by {_judged_by(run)}.",
             f"Licence of the data: {run.licence or 'not stated'}.",
+            *([f"With what it started from, the weights are under: {licence}."] if licence != run.licence else []),
             f"Started from `{start}`; the teacher was `{run.teacher}`; {steps} steps.",
             "",
             "## Figures",

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default=".",
         metavar="PATH",
-        help="a .png name (NAME-SOUND-SEED.png where there are several), else a folder (default: here)",
+        help="a .png name, written over (NAME-SOUND-SEED.png where there are several), else a folder (default: here)",
     )
     add_cut_arguments(parser)
     add_prompt_arguments(parser)
@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output.parent if single else output)
     init_image, control_image = open_image(arguments.init_image), open_image(arguments.control_image)
     quiet_libraries()
+    from ..hearing import say_heard
     from ..pipeline import AudioToImagePipeline
 
     pipeline = AudioToImagePipeline.from_pretrained(
@@ -122,11 +123,6 @@ def run(arguments: argparse.Namespace) -> int:
             write_picture(image, name, settings(arguments, pipeline.defaults, sound, seed))
             print(name)
     return 2 if failed else 0
-
-
-def say_heard(heard: list[Any]) -> str:
-    """ "a piano 81 %, a guitar 7 %, a bell 3 %"."""
-    return ", ".join(f"{caption} {score:.0%}".replace("%", " %") for caption, score in heard)
 
 
 def picture_name(output: Path, sound: Path, suffix: str, *, into_folder: bool, several: bool) -> Path:

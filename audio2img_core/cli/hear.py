@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..files import check_writable, find_sounds, whole_file
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """A line for each sound: its name, and captions with their scores."""
     from ..audio import SAMPLE_RATE, load_mono
     from ..drawing import draw_scores, draw_spectrogram
-    from ..hearing import read_captions
+    from ..hearing import read_captions, say_heard
 
     sounds = find_sounds(arguments.inputs)
     pictures = [Path(path) for path in (arguments.bars, arguments.spectrogram) if path]
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.top < 1:
         raise ValueError(f"--top must be at least 1, not {arguments.top}")
     captions = None
+    if not arguments.captions and arguments.encoder != MINI and arguments.diffusion == MINI:
+        print("chosen among the things that mini draws; --captions FILE names others", file=sys.stderr)
     if arguments.captions:
         captions = read_captions(Path(arguments.captions).read_text(encoding="utf-8"))
     quiet_libraries()
@@ -56,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         with progress(sound.name, unit="window") as on_step:
             heard = pipeline.encode((waveform[None], SAMPLE_RATE), on_step=on_step)
         (named,) = pipeline.hear(heard, captions, top=arguments.top)
-        print(f"{sound.name}: {', '.join(f'{each.caption} {each.score:.0%}' for each in named)}")
+        print(f"{sound.name}: {say_heard(named)}")
         if arguments.bars:
             with whole_file(arguments.bars) as partial:
                 draw_scores(named).save(partial, format="PNG")

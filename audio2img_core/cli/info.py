@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..files import AUDIO_SUFFIXES
 from ..pictures import read_settings
 from .common import MINI, quiet_libraries
 
@@ -23,17 +24,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the facts, a line each."""
-    is_picture = Path(arguments.source).suffix.lower() == ".png"
+    path = Path(arguments.source)
+    is_picture = path.suffix.lower() == ".png"
+    if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
+        raise ValueError(f"{path}: allowed are an encoder (folder, .safetensors file, hub id) and a .png picture")
     facts = read_settings(arguments.source) if is_picture else encoder_facts(arguments.source)
     if arguments.json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
         return 0
     width = max(map(len, facts))
     for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items()) or "not told"
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {said(value)}")
     return 0
+
+
+def said(value: Any) -> str:
+    """A fact in words; of facts within facts only those that are told."""
+    if not isinstance(value, dict):
+        return str(value)
+    told = {name: f"({said(item)})" if isinstance(item, dict) else item for name, item in value.items() if item}
+    return ", ".join(f"{name} {item}" for name, item in told.items()) or "not told"
 
 
 def encoder_facts(source: str) -> dict[str, Any]:

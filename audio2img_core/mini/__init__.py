@@ -38,9 +38,11 @@ def load_mini_diffusion() -> Any:
     import torch
     from diffusers import StableDiffusionPipeline
 
+    from ..devices import weights_in
+
     with _quiet_diffusers():  # it warns of the small autoencoder, which it draws with all the same
         return StableDiffusionPipeline.from_pretrained(
-            FOLDER / "diffusion", torch_dtype=torch.float32, use_safetensors=True, safety_checker=None
+            FOLDER / "diffusion", **weights_in(torch.float32), use_safetensors=True, safety_checker=None
         )
 
 

@@ -522,3 +522,15 @@ def test_hear_says_what_is_wrong(run, examples, tmp_path, monkeypatch, words, me
     assert code == 2 and message in err and len(err.splitlines()) == 1
     code, _, err = run("hear", examples / "drum.flac", examples / "piano.flac", "--bars", "b.png")
     assert code == 2 and "a single sound" in err
+
+
+def test_info_of_a_sound_says_what_it_tells_of(examples, capsys):
+    assert main(["info", str(examples / "piano.flac")]) == 2
+    assert "allowed are an encoder (folder, .safetensors file, hub id) and a .png picture" in capsys.readouterr().err
+
+
+def test_info_leaves_out_what_is_not_told(capsys):
+    from audio2img_core.cli.info import said
+
+    assert said({"data": "", "steps": 3, "figures": {"cosine": 0.5}}) == "steps 3, figures (cosine 0.5)"
+    assert said({"data": ""}) == said({}) == "not told" and said("mini") == "mini"

@@ -77,6 +77,22 @@ def test_the_exported_file_draws(run, tiny_folders, examples, capsys):
     assert "CC0-1.0" in capsys.readouterr().out
 
 
+def test_an_encoder_that_goes_on_keeps_the_licence_it_started_with(run, capsys):
+    settings = yaml.safe_load((run / "mine.yaml").read_text())
+    before = yaml.safe_load((run / "run" / "settings.yaml").read_text())["run"]
+    start = {"encoder": str(run / "run" / "encoder"), "output": str(run / "further"), "licence": "MIT"}
+    settings["run"] = {**before, **start}
+    settings["trainer"]["max_steps"] = 1
+    (run / "further.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["fit", "--config", str(run / "further.yaml")]) == 0
+    assert "training on cpu: steps 0 to 1, a line every 2\n" in capsys.readouterr().err
+    card = (run / "further" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["license_name"] == "MIT and CC0-1.0"
+    assert "Licence of the data: MIT." in card and "the weights are under: MIT and CC0-1.0." in card
+    told = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
+    assert "head" not in told and "window" not in told and "backbone" not in told["run"]
+
+
 def test_the_same_command_again_changes_nothing(run):
     before = AudioEncoder.from_pretrained(run / "run" / "encoder.safetensors")
     settings = yaml.safe_load((run / "run" / "settings.yaml").read_text())
