@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +19,8 @@ from .checks import first_line, one_line
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WORDS = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "wrongly shaped"}
 _INDEX_BYTES = 64 * 2**20
+_PIECE = 2**20  # numbers that are turned into another dtype at once
+_READERS = 4  # threads: a copy out of the system's cache keeps one busy
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -154,24 +158,42 @@ def read_weights(
     """
     weights: dict[str, Tensor] = {}
     for path in files:
-        with safe_open(path, "pt"):  # checks the header against the file
+        weights |= _read_file(path, dtype, precise)
+    return weights
+
+
+def _read_file(path: Path, dtype: torch.dtype | None, precise: Collection[str]) -> dict[str, Tensor]:
+    with safe_open(path, "pt"):  # checks the header against the file
+        pass
+    size = int.from_bytes(_read(path, 0, torch.empty(8, dtype=torch.uint8)).numpy().tobytes(), "little")
+    header = json.loads(_read(path, 8, torch.empty(size, dtype=torch.uint8)).numpy().tobytes())
+    header.pop("__metadata__", None)
+    weights: dict[str, Tensor] = {}
+    for name, entry in header.items():
+        stored = _DTYPES.get(entry["dtype"])
+        if stored is None:
+            raise ValueError(f"{path}: {name} is of dtype {entry['dtype']}; allowed are {', '.join(_DTYPES)}")
+        wanted = torch.float32 if dtype is not None and name in precise else dtype
+        kept = stored if wanted is None or not stored.is_floating_point else wanted
+        weights[name] = torch.empty(entry["shape"], dtype=kept)
+    own = threading.local()
+
+    def fill(name: str) -> None:
+        position = 8 + size + header[name]["data_offsets"][0]
+        tensor, stored = weights[name].flatten(), _DTYPES[header[name]["dtype"]]
+        if tensor.dtype == stored:
+            _read(path, position, tensor.view(torch.uint8))
+            return
+        if not hasattr(own, "scratch"):
+            own.scratch = torch.empty(_PIECE * torch.float64.itemsize, dtype=torch.uint8)
+        for piece in tensor.split(_PIECE):
+            count = len(piece) * stored.itemsize
+            piece.copy_(_read(path, position, own.scratch[:count]).view(stored))
+            position += count
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for _ in pool.map(fill, header):
             pass
-        with open(path, "rb", buffering=0) as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(_read(file, 8, torch.empty(size, dtype=torch.uint8)).numpy().tobytes())
-            header.pop("__metadata__", None)
-            largest = max((end - begin for begin, end in (e["data_offsets"] for e in header.values())), default=0)
-            scratch = torch.empty(largest if dtype is not None else 0, dtype=torch.uint8)
-            for name, entry in header.items():
-                stored = _DTYPES.get(entry["dtype"])
-                if stored is None:
-                    raise ValueError(f"{path}: {name} is of dtype {entry['dtype']}; allowed are {', '.join(_DTYPES)}")
-                begin, end = entry["data_offsets"]
-                wanted = torch.float32 if dtype is not None and name in precise else dtype
-                converted = wanted not in (None, stored) and stored.is_floating_point
-                target = scratch[: end - begin] if converted else torch.empty(end - begin, dtype=torch.uint8)
-                tensor = _read(file, 8 + size + begin, target).view(stored).view(entry["shape"])
-                weights[name] = tensor.to(wanted) if converted else tensor
     return weights
 
 
@@ -217,13 +239,14 @@ def _named(name: str, variant: str | None) -> str:
     return f"{stem}.{variant}.{suffix}" if variant else name
 
 
-def _read(file: BinaryIO, position: int, target: Tensor) -> Tensor:
-    """Fill `target`, uint8 [N], with what stands at `position`; returns it."""
-    file.seek(position)
+def _read(path: Path, position: int, target: Tensor) -> Tensor:
+    """Fill `target`, uint8 [N], with the bytes of a file from `position` on; returns it."""
     view = memoryview(target.numpy())
-    while len(view):
-        count = file.readinto(view)  # the system gives 2 GB at once at most
-        if not count:
-            raise OSError(f"{file.name}: ends early")
-        view = view[count:]
+    with open(path, "rb", buffering=0) as file:
+        file.seek(position)
+        while len(view):
+            count = file.readinto(view)  # the system gives 2 GB at once at most
+            if not count:
+                raise OSError(f"{path}: ends early")
+            view = view[count:]
     return target

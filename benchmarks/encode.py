@@ -3,13 +3,15 @@
 The weights are random, of the published size (631 M parameters, with the first project's adapter), and the same in
 both. transformers' side is what a user would write with it: `SeamlessM4TFeatureExtractor`, then `Wav2Vec2BertModel`,
 eager attention, float32 on a CPU and bfloat16 on a GPU. Ours is `AudioEncoder.encode`, on a GPU also after
-`encoder.compile(mode="reduce-overhead")`. Both go in turn in one process. Writes `benchmarks/results/encode.json`.
+`encoder.compile(mode="reduce-overhead")`. Both go in turn in one process. `share` compares the operations a second of
+the whole encoder with those of a large matrix product alone. Writes `benchmarks/results/encode.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import statistics
 import sys
 import tempfile
 import time
@@ -23,7 +25,7 @@ from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Ve
 
 from audio2img_core import AudioEncoder  # noqa: E402
 from audio2img_core.devices import encoder_dtype, resolve_device  # noqa: E402
-from benchmarks.paired import in_child, machine, paired, write_result  # noqa: E402
+from benchmarks.paired import in_child, machine, paired, seconds_of, write_result  # noqa: E402
 
 ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "adapter_stride": 2, "adapter_kernel_size": 3}
 WINDOW = 3.75
@@ -70,9 +72,20 @@ def floating_point_operations(frames: int, windows: int) -> float:
     return windows * 24 * (2 * frames * width * by_frame + 4 * frames**2 * width)
 
 
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of the feed-forward's matrix product alone, as torch does it here."""
+    rows = 16_384 if device.type == "cuda" else 1500
+    a = torch.randn(rows, 1024, device=device, dtype=dtype)
+    weights = [torch.randn(4096, 1024, device=device, dtype=dtype) for _ in range(8)]
+    run = lambda: [torch.nn.functional.linear(a, weight) for weight in weights]  # noqa: E731
+    run()
+    return 8 * 2 * rows * 1024 * 4096 / statistics.median(seconds_of(run) for _ in range(7))
+
+
 def print_row(row: dict) -> None:
     cells = [row["clips"], row["seconds"], row["window"] or "one", row["dtype"] + ", compiled" * row["compiled"]]
     cells += [f"{row['theirs']:.4f} s", f"{row['ours']:.4f} s", f"{row['ratio']:.2f}x", f"{row['tflops']:.2f}"]
+    cells.append("" if row["share"] is None else f"{row['share']:.0%}")
     print("|", *(f"{cell} |" for cell in [*cells, f"{row['cosine']:.5f}", f"{row['difference']:.1e}"]), flush=True)
 
 
@@ -88,8 +101,10 @@ def main() -> None:
     gpu = device.type == "cuda"
     result = {"machine": machine(), "device": str(device), "rows": []}
     sound = 0.1 * torch.randn(16, 30 * 16_000, generator=torch.Generator().manual_seed(1))
-    print("| clips | seconds | windows | ours | transformers | ours | ratio | TFLOP/s | least cosine | difference |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| clips | seconds | windows | ours | transformers | ours | ratio | TFLOP/s | share | least cosine | difference |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         save_random_weights(folder)
         reference = Reference(folder, device, torch.bfloat16 if gpu else torch.float32)
@@ -97,6 +112,7 @@ def main() -> None:
         codes += [] if gpu else [(torch.float32, False), ("int8", False)]
         for dtype, compiled in dict.fromkeys(codes):
             encoder = AudioEncoder.from_pretrained(folder, dtype=dtype).to(device)
+            rate = None if dtype == "int8" else product_rate(device, dtype)
             if compiled:
                 encoder.compile(mode="reduce-overhead")
             for clips in (1, 16) if gpu else (1,):
@@ -122,6 +138,7 @@ def main() -> None:
                     frames = -(-round((window or seconds) * 100) // 2)
                     operations = floating_point_operations(frames, clips * (1 if window is None else 8))
                     row["tflops"] = operations / row["ours"] / 1e12
+                    row["share"] = None if rate is None else operations / row["ours"] / rate
                     result["rows"].append(row)
                     print_row(row)
             del encoder
