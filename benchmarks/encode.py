@@ -101,9 +101,7 @@ def main() -> None:
     gpu = device.type == "cuda"
     result = {"machine": machine(), "device": str(device), "rows": []}
     sound = 0.1 * torch.randn(16, 30 * 16_000, generator=torch.Generator().manual_seed(1))
-    print(
-        "| clips | seconds | windows | ours | transformers | ours | ratio | TFLOP/s | share | least cosine | difference |"
-    )
+    print("| clips | seconds | windows | dtype | theirs | ours | ratio | TFLOP/s | share | least cosine | difference |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         save_random_weights(folder)
