@@ -356,3 +356,13 @@ def test_where_memory_does_not_suffice_fewer_windows_are_encoded_at_once(caplog)
     encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full")))
     with pytest.raises(torch.cuda.OutOfMemoryError, match="full"):
         encoder.encode(sound, 16000, batch_size=2)
+
+
+def test_a_compiled_encoder_gives_the_same():
+    encoder = small()
+    sound = noise(2.5)
+    expected = encoder.encode(sound, 16_000, batch_size=2)
+    encoder.compile(backend="eager")
+    compiled = encoder.encode(sound, 16_000, batch_size=2)
+    assert compiled.starts == expected.starts
+    torch.testing.assert_close(compiled.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
