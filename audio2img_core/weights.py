@@ -162,6 +162,7 @@ def read_weights(
     return weights
 
 
+@torch.inference_mode(False)  # ComfyUI has it on, of which the threads would not know
 def _read_file(path: Path, dtype: torch.dtype | None, precise: Collection[str]) -> dict[str, Tensor]:
     with safe_open(path, "pt"):  # checks the header against the file
         pass

@@ -114,19 +114,28 @@ def timings(pipe: AudioToImagePipeline, python: str) -> dict[str, float]:
 
 
 def draw_sheet(pipe, recipe: Recipe, clips: list[tuple[str, Path]], path: Path) -> None:
-    """One held-out sound of every concept and what it became, with the concept's name and what was heard."""
+    """A held-out sound of every concept and what it became, with the concept's name and what was heard.
+
+    It is the one in the middle when a concept's clips are ordered by how much of the belief is in the right caption.
+    """
     from PIL import Image, ImageDraw
 
-    firsts = dict(reversed(clips))
+    names = list(recipe.audible.values())
+    believed = defaultdict(list)
+    for first in range(0, len(clips), 16):
+        part = clips[first : first + 16]
+        named = pipe.hear(pipe.encode([str(file) for _, file in part]), names, top=len(names))
+        for (concept, file), heard in zip(part, named, strict=True):
+            believed[concept].append((dict(heard)[recipe.names[concept]], file))
+    middles = {concept: sorted(found)[len(found) // 2][1] for concept, found in believed.items()}
     columns, cell, text = 8, 128, 30
-    rows = -(-len(firsts) // columns)
+    rows = -(-len(middles) // columns)
     sheet = Image.new("RGB", (columns * (cell + 8), rows * (cell + text + 8)), "white")
     writer = ImageDraw.Draw(sheet)
-    captions = list(recipe.audible.values())
-    for number, (concept, file) in enumerate(firsts.items()):
+    for number, (concept, file) in enumerate(middles.items()):
         heard = pipe.encode(str(file))
         (image,) = pipe(heard, seed=1).images
-        best = pipe.hear(heard, captions, top=1)[0][0]
+        best = pipe.hear(heard, names, top=1)[0][0]
         x, y = number % columns * (cell + 8) + 4, number // columns * (cell + text + 8) + 4
         sheet.paste(image.resize((cell, cell)), (x, y))
         right = best.caption == recipe.names[concept]
@@ -140,7 +149,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--most", type=int, default=0, help="held-out clips of a concept (default: all)")
-    parser.add_argument("--sheet", type=Path, help="PNG of a held-out sound of every concept")
+    parser.add_argument("--sheet", type=Path, help="PNG of a typical held-out sound of every concept")
     parser.add_argument("--python", default=sys.executable, help="that starts cold: of a plain installation, say")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()

@@ -47,6 +47,16 @@ def test_round_trip(encoder, saved):
     assert not loaded.training
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loads_where_inference_mode_is_on(saved, dtype):
+    """As in ComfyUI's nodes: the threads that read do not inherit it."""
+    expected = AudioEncoder.from_pretrained(saved, dtype=dtype).state_dict()
+    with torch.inference_mode():
+        loaded = AudioEncoder.from_pretrained(saved, dtype=dtype)
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+
+
 def test_dtype(saved):
     assert AudioEncoder.from_pretrained(saved).dtype == torch.float32
     assert AudioEncoder.from_pretrained(saved, dtype=torch.bfloat16).dtype == torch.bfloat16
