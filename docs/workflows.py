@@ -204,7 +204,7 @@ def sound_with_controlnet(graph: Graph) -> None:
 
 
 def sound_driven_frames(graph: Graph) -> None:
-    loaded, name = load(graph, "piano.flac [example]")
+    loaded, name = load(graph, "bird.flac [example]")
     frames = graph.add(
         "Audio2ImgSchedule",
         column(1),
