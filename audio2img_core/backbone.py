@@ -1,4 +1,4 @@
-"""Wav2Vec2-BERT as the encoder runs it: transformers' modules by their classes' names, sooner and more exact.
+"""Wav2Vec2-BERT as the encoder runs it: transformers' model with some of its modules sooner or more exact.
 
 Attention is that of `attention.py`. Convolutions over one frame are the matrix products that they are.
 
@@ -56,9 +56,8 @@ def adapt(backbone: Wav2Vec2BertModel) -> Wav2Vec2BertModel:
     backbone.feature_projection.layer_norm.__class__ = WideLayerNorm
     for layer in backbone.encoder.layers:
         conv = layer.conv_module
-        for norm in (layer.ffn1_layer_norm, layer.self_attn_layer_norm, layer.ffn2_layer_norm):
-            norm.__class__ = RoundingLayerNorm
-        for norm in (conv.layer_norm, conv.depthwise_layer_norm):
+        norms = (layer.ffn1_layer_norm, layer.self_attn_layer_norm, layer.ffn2_layer_norm)
+        for norm in (*norms, conv.layer_norm, conv.depthwise_layer_norm):
             norm.__class__ = RoundingLayerNorm
         for pointwise in (conv.pointwise_conv1, conv.pointwise_conv2):
             pointwise.__class__ = PointwiseConv

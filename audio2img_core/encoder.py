@@ -18,7 +18,7 @@ from .audio import prepare
 from .backbone import adapt
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
-from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize_clip_, num_frames
+from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize, num_frames
 from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
 from .resampling import parts_of
 from .targets import PROMPT_TOKENS
@@ -293,7 +293,9 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         """The windows of one clip and their mel frames [n, 80], each as soon as its sound is there."""
         mels = self._mels(blocks)
         if config.normalize == "clip":
-            mels = iter([normalize_clip_(torch.cat(list(mels)))])
+            mel = torch.cat(list(mels))
+            mels = iter([normalize(mel[None], torch.tensor([len(mel)], device=mel.device))[0]])
+            del mel
         size, hop = config.size_frames, config.hop_frames
         kept, first, done = None, 0, 0  # frames from `first` on; windows handed on
         for mel in mels:

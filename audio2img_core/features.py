@@ -98,22 +98,13 @@ def normalize(mel: Tensor, counts: Tensor) -> Tensor:
         [B, N, 80]; frames beyond a clip's count hold no meaning.
     """
     valid = _valid(mel, counts)
-    mel = torch.where(valid, mel, 0.0)
     n = counts.to(mel.dtype)[:, None, None]
     # Shifted by the first frame, so that a constant bin (silence) gives exactly zero and not rounding noise
-    # blown up by the variance floor.
-    mel = mel - mel[:, :1]
-    mean = (mel * valid).sum(1, keepdim=True) / n
-    mel = mel - mean
-    variance = (mel * valid).square().sum(1, keepdim=True) / (n - 1)
-    return mel / (variance + _VARIANCE_FLOOR).sqrt()
-
-
-def normalize_clip_(mel: Tensor) -> Tensor:
-    """`normalize` of one clip [N, 80] in its own memory: that of an hour is 115 MB, and copies would be many."""
-    mel -= mel[:1].clone()
-    mel -= mel.mean(0)
-    variance = torch.linalg.vector_norm(mel, dim=0).square() / (len(mel) - 1)
+    # blown up by the variance floor. All in one copy: the frames of an hour are 115 MB.
+    mel = torch.where(valid, mel, 0.0)
+    mel.sub_(mel[:, :1].clone()).mul_(valid)
+    mel.sub_(mel.sum(1, keepdim=True) / n).mul_(valid)
+    variance = torch.linalg.vector_norm(mel, dim=1, keepdim=True).square() / (n - 1)
     return mel.div_((variance + _VARIANCE_FLOOR).sqrt_())
 
 

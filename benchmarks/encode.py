@@ -29,6 +29,8 @@ from benchmarks.paired import in_child, machine, paired, seconds_of, write_resul
 
 ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "adapter_stride": 2, "adapter_kernel_size": 3}
 WINDOW = 3.75
+CASES = [(1, 3.75, None), (1, 10.0, None), (1, 30.0, None), (1, 30.0, WINDOW)]  # clips, seconds, window (None = whole)
+GPU_CASES = [(16, 3.75, None), (16, 10.0, None), (16, 30.0, None)]
 
 
 def save_random_weights(folder: str) -> None:
@@ -113,32 +115,27 @@ def main() -> None:
             rate = None if dtype == "int8" else product_rate(device, dtype)
             if compiled:
                 encoder.compile(mode="reduce-overhead")
-            for clips in (1, 16) if gpu else (1,):
-                for seconds, window in ((3.75, None), (10.0, None), (30.0, None), (30.0, WINDOW)):
-                    if clips > 1 and window is not None:
-                        continue
-                    part = sound[:clips, : int(seconds * 16_000)]
+            for clips, seconds, window in CASES + GPU_CASES * gpu:
+                part, size = sound[:clips, : int(seconds * 16_000)], window or seconds
 
-                    def ours(part=part, size=window or seconds, seconds=seconds, encoder=encoder):
-                        batch_size = len(part) if size == seconds else None
-                        return encoder.encode(part[:, None], 16_000, window=size, batch_size=batch_size).tokens
+                def ours(part=part, size=size, encoder=encoder, batch_size=None if window else clips):
+                    return encoder.encode(part[:, None], 16_000, window=size, batch_size=batch_size).tokens
 
-                    def theirs(part=part, size=window or seconds):
-                        return reference(part, size)
+                def theirs(part=part, size=size):
+                    return reference(part, size)
 
-                    start = time.perf_counter()
-                    a, b = ours().cpu(), theirs().cpu()
-                    row = {"clips": clips, "seconds": seconds, "window": window, "compiled": compiled}
-                    row |= {"dtype": str(dtype).removeprefix("torch."), "first_seconds": time.perf_counter() - start}
-                    row |= paired(ours, theirs, runs=args.runs)
-                    row["cosine"] = torch.cosine_similarity(a, b, dim=-1).min().item()
-                    row["difference"] = (a - b).abs().max().item()
-                    frames = -(-round((window or seconds) * 100) // 2)
-                    operations = floating_point_operations(frames, clips * (1 if window is None else 8))
-                    row["tflops"] = operations / row["ours"] / 1e12
-                    row["share"] = None if rate is None else operations / row["ours"] / rate
-                    result["rows"].append(row)
-                    print_row(row)
+                start = time.perf_counter()
+                a, b = ours().cpu(), theirs().cpu()
+                row = {"clips": clips, "seconds": seconds, "window": window, "compiled": compiled}
+                row |= {"dtype": str(dtype).removeprefix("torch."), "first_seconds": time.perf_counter() - start}
+                row |= paired(ours, theirs, runs=args.runs)
+                row["cosine"] = torch.cosine_similarity(a, b, dim=-1).min().item()
+                row["difference"] = (a - b).abs().max().item()
+                operations = floating_point_operations(-(-round(size * 100) // 2), clips * round(seconds / size))
+                row["tflops"] = operations / row["ours"] / 1e12
+                row["share"] = None if rate is None else operations / row["ours"] / rate
+                result["rows"].append(row)
+                print_row(row)
             del encoder
             gc.collect()
     write_result("encode", result)

@@ -64,20 +64,21 @@ def draw_texts(pipe: AudioToImagePipeline, recipe: Recipe, classifier) -> dict[s
 
 
 def hear_and_draw(pipe, recipe: Recipe, classifier, clips: list[tuple[str, Path]], *, draw: bool = True) -> dict:
-    """Per concept and clip: rank of the right caption, and whether the picture shows the concept."""
+    """Per concept and clip: rank and share of the right caption, and whether the picture shows the concept."""
     captions = list(recipe.audible.values())
-    ranks, drawn = defaultdict(list), defaultdict(list)
+    ranks, shares, drawn = defaultdict(list), defaultdict(list), defaultdict(list)
     for first in range(0, len(clips), 16):
         part = clips[first : first + 16]
         heard = pipe.encode([str(path) for _, path in part])
         named = pipe.hear(heard, captions, top=len(captions))
         for (concept, _), order in zip(part, named, strict=True):
             ranks[concept].append([h.caption for h in order].index(recipe.names[concept]))
+            shares[concept].append(dict(order)[recipe.names[concept]])
         if draw:
             images = [pipe(path, seed=first + k).images[0] for k, (_, path) in enumerate(part)]
             for (concept, _), said in zip(part, name_pictures(classifier, images), strict=True):
                 drawn[concept].append(float(recipe.concepts[said] == concept))
-    return {"ranks": ranks, "drawn": drawn}
+    return {"ranks": ranks, "shares": shares, "drawn": drawn}
 
 
 def held_out(data: Path, recipe: Recipe, *, most: int = 0) -> list[tuple[str, Path]]:
@@ -113,21 +114,19 @@ def timings(pipe: AudioToImagePipeline, python: str) -> dict[str, float]:
     return {"warm_seconds": float(np.median(warm[1:])), "cold_seconds": float(np.median(cold))}
 
 
-def draw_sheet(pipe, recipe: Recipe, clips: list[tuple[str, Path]], path: Path) -> None:
+def draw_sheet(pipe, recipe: Recipe, clips: list[tuple[str, Path]], shares: dict[str, list[float]], path: Path) -> None:
     """A held-out sound of every concept and what it became, with the concept's name and what was heard.
 
-    It is the one in the middle when a concept's clips are ordered by how much of the belief is in the right caption.
+    It is the one in the middle when a concept's clips are ordered by the right caption's share, of `hear_and_draw`.
     """
     from PIL import Image, ImageDraw
 
     names = list(recipe.audible.values())
-    believed = defaultdict(list)
-    for first in range(0, len(clips), 16):
-        part = clips[first : first + 16]
-        named = pipe.hear(pipe.encode([str(file) for _, file in part]), names, top=len(names))
-        for (concept, file), heard in zip(part, named, strict=True):
-            believed[concept].append((dict(heard)[recipe.names[concept]], file))
-    middles = {concept: sorted(found)[len(found) // 2][1] for concept, found in believed.items()}
+    files = defaultdict(list)
+    for concept, file in clips:
+        files[concept].append(file)
+    by_share = {concept: sorted(zip(shares[concept], found, strict=True)) for concept, found in files.items()}
+    middles = {concept: ordered[len(ordered) // 2][1] for concept, ordered in by_share.items()}
     columns, cell, text = 8, 128, 30
     rows = -(-len(middles) // columns)
     sheet = Image.new("RGB", (columns * (cell + 8), rows * (cell + text + 8)), "white")
@@ -190,7 +189,7 @@ def main() -> None:
         print(f"{name:30} {value:.3f}" if isinstance(value, float) else f"{name:30} {value}")
     args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if args.sheet:
-        draw_sheet(pipe, recipe, clips, args.sheet)
+        draw_sheet(pipe, recipe, clips, told["shares"], args.sheet)
 
 
 if __name__ == "__main__":

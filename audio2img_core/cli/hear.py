@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.top < 1:
         raise ValueError(f"--top must be at least 1, not {arguments.top}")
     captions = None
-    if not arguments.captions and arguments.encoder != MINI and arguments.diffusion == MINI:
-        print("chosen among the things that mini draws; --captions FILE names others", file=sys.stderr)
     if arguments.captions:
         captions = read_captions(Path(arguments.captions).read_text(encoding="utf-8"))
+    elif arguments.encoder != MINI and arguments.diffusion == MINI:
+        print("chosen among the things that mini draws; --captions FILE names others", file=sys.stderr)
     quiet_libraries()
     from ..pipeline import AudioToImagePipeline
 

@@ -42,8 +42,9 @@ def said(value: Any) -> str:
     """A fact in words; of facts within facts only those that are told."""
     if not isinstance(value, dict):
         return str(value)
-    told = {name: f"({said(item)})" if isinstance(item, dict) else item for name, item in value.items() if item}
-    return ", ".join(f"{name} {item}" for name, item in told.items()) or "not told"
+    told = {name: item for name, item in value.items() if item not in (None, "", {})}
+    shown = (f"{name} ({said(item)})" if isinstance(item, dict) else f"{name} {item}" for name, item in told.items())
+    return ", ".join(shown) or "not told"
 
 
 def encoder_facts(source: str) -> dict[str, Any]:

@@ -533,4 +533,5 @@ def test_info_leaves_out_what_is_not_told(capsys):
     from audio2img_core.cli.info import said
 
     assert said({"data": "", "steps": 3, "figures": {"cosine": 0.5}}) == "steps 3, figures (cosine 0.5)"
+    assert said({"best_step": 0, "figures": {"a2t_r1": 0.0}, "more": {}}) == "best_step 0, figures (a2t_r1 0.0)"
     assert said({"data": ""}) == said({}) == "not told" and said("mini") == "mini"
