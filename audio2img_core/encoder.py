@@ -18,9 +18,19 @@ from .audio import prepare
 from .backbone import adapt
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
-from .features import FRAME_HOP, FRAME_LENGTH, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames, normalize, num_frames
+from .features import (
+    FRAME_HOP,
+    FRAME_LENGTH,
+    FRAMES_PER_SECOND,
+    MIN_SAMPLES,
+    NUM_MELS,
+    mel_frames,
+    normalize,
+    num_frames,
+)
 from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
 from .resampling import parts_of
+from .rows import Rows
 from .targets import PROMPT_TOKENS
 from .windows import Window, WindowConfig, plan_windows, window_features
 
@@ -183,8 +193,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         were_training = [module for module in self.modules() if module.training]
         self.eval()
         plan: list[Window] = []
-        tokens: list[Tensor] = []
-        pooled: list[Tensor] = []
+        tokens, pooled = Rows(), Rows()
         try:
             waiting: list[tuple[Window, Tensor]] = []
             while waiting := [*waiting, *itertools.islice(windows, max(batch_size - len(waiting), 0))]:
@@ -213,8 +222,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         if not plan:
             raise ValueError("no sound to encode: there is not one sample")
         return AudioEmbeddings(
-            tokens=torch.cat(tokens),
-            pooled=torch.cat(pooled) if pooled else None,
+            tokens=tokens.take(),
+            pooled=pooled.take(),
             clips=tuple(w.clip for w in plan),
             starts=tuple(w.start / FRAMES_PER_SECOND for w in plan),
             durations=tuple(w.length / FRAMES_PER_SECOND for w in plan),
@@ -293,9 +302,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         """The windows of one clip and their mel frames [n, 80], each as soon as its sound is there."""
         mels = self._mels(blocks)
         if config.normalize == "clip":
-            mel = torch.cat(list(mels))
-            mels = iter([normalize(mel[None], torch.tensor([len(mel)], device=mel.device))[0]])
-            del mel
+            mels = _normalized(list(mels))
         size, hop = config.size_frames, config.hop_frames
         kept, first, done = None, 0, 0  # frames from `first` on; windows handed on
         for mel in mels:
@@ -328,3 +335,19 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         size = None if self.config.head.kind == "query" and config.padding == "mask" else config.size_frames
         features, mask = window_features(mels, config, size=size)
         return self(features, mask)
+
+
+def _normalized(mels: list[Tensor]) -> Iterator[Tensor]:
+    """`normalize` of one clip that lies in parts [n, 80], in their own memory: the frames of an hour are 115 MB."""
+    if not mels:
+        return
+    lengths = [len(mel) for mel in mels]
+    count = torch.tensor([sum(lengths)], device=mels[0].device)
+    for i in range(0, NUM_MELS, 8):
+        some = slice(i, i + 8)
+        columns = normalize(torch.cat([mel[:, some] for mel in mels])[None], count)[0]
+        for mel, part in zip(mels, columns.split(lengths), strict=True):
+            mel[:, some] = part
+    mels.reverse()
+    while mels:
+        yield mels.pop()

@@ -143,6 +143,16 @@ def test_a_stream_gives_what_the_whole_gives(monkeypatch, normalize, hop):
         assert (heard.starts, heard.durations, heard.clips) == (whole.starts, whole.durations, whole.clips)
 
 
+@pytest.mark.parametrize("normalize", ["window", "clip"])
+def test_many_windows_lie_in_blocks_and_come_out_in_order(monkeypatch, normalize):
+    encoder, sound = small(normalize=normalize), noise(9.5)
+    whole = encoder.encode(sound, 16000)
+    monkeypatch.setattr("audio2img_core.rows._BLOCK", 3 * whole.tokens[0].nbytes)
+    monkeypatch.setattr("audio2img_core.encoder._MEL_CHUNK", 170)
+    assert len(whole.tokens) == 10
+    torch.testing.assert_close(encoder.encode(sound, 16000).tokens, whole.tokens, rtol=1e-4, atol=1e-5)
+
+
 def test_a_stream_is_encoded_as_it_comes():
     encoder, taken, before = small(), [], []
     encoder.register_forward_pre_hook(lambda *_: before.append(len(taken)))
