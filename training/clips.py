@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ class Clip:
     """One sound, or a part of one, and what is said about it."""
 
     key: str  # names the clip in messages and in skipped.csv; unique in its source
-    audio: str | bytes  # a path, or the file's content
+    audio: str | bytes  # a path or an address, or the file's content
     captions: tuple[str, ...]
     start: float = 0.0  # seconds from the beginning of the sound
     end: float | None = None  # seconds; None = to the end
@@ -57,38 +55,6 @@ def clean_captions(values: object) -> tuple[str, ...]:
     values = [values] if isinstance(values, str) else values if isinstance(values, Iterable) else ()
     texts = (one_line(value) for value in values if isinstance(value, str))
     return tuple(dict.fromkeys(text for text in texts if text))
-
-
-def span(start: object, end: object) -> tuple[float, float | None]:
-    """Seconds of a clip's start and end as they stand in a table; empty and NaN mean the sound's own.
-
-    Raises:
-        ValueError: no numbers, negative, or the end does not come after the start.
-    """
-    seconds = []
-    for value in (start, end):
-        try:
-            number = math.nan if value is None or value == "" else float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{one_line(str(value))!r} is not a number of seconds") from None
-        seconds.append(None if math.isnan(number) else number)
-    begin = seconds[0] or 0.0
-    if not 0 <= begin < math.inf or (seconds[1] is not None and seconds[1] <= begin):
-        raise ValueError(f"start {begin} and end {seconds[1]} do not fit")
-    return begin, None if seconds[1] == math.inf else seconds[1]
-
-
-def require(module: str) -> object:
-    """Import a library that only training needs.
-
-    Raises:
-        ImportError: it is not installed; the message says how to get it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        library = module.split(".")[0]
-        raise ImportError(f"this kind of data needs {library}: pip install 'audio2img[train]'") from error
 
 
 def is_saved(path: Path) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio2img_core.checks import first_line
+from audio2img_core.tables import require, span
 
-from .clips import Clip, Source, clean_captions, is_saved, require, span
+from .clips import Clip, Source, clean_captions, is_saved
 
 
 @dataclass(frozen=True)

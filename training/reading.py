@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-from typing import BinaryIO
 
 import av
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 from audio2img_core.audio import SAMPLE_RATE, load_mono
 from audio2img_core.checks import one_line
 from audio2img_core.decoding import open_container, open_file
+from audio2img_core.sounds import audio_file
 
 from .augment import crop_offset, random_crop
 from .clips import Clip
@@ -72,18 +71,6 @@ def read_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None 
     return whole[offset : offset + size]
 
 
-def _file(clip: Clip) -> str | BinaryIO:
-    if isinstance(clip.audio, str):
-        return clip.audio
-    file = _NamedBytes(clip.audio)
-    file.name = clip.key
-    return file
-
-
-class _NamedBytes(io.BytesIO):
-    name = ""
-
-
 def _decode(clip: Clip, offset: int, samples: int) -> Tensor:
     """At most `samples` samples from sample `offset` of the clip on: [T] float32, mono, 16 kHz."""
     if clip.end is not None:
@@ -91,13 +78,14 @@ def _decode(clip: Clip, offset: int, samples: int) -> Tensor:
     if samples < 1:
         return torch.zeros(0)
     start = clip.start + offset / SAMPLE_RATE
-    return load_mono(_file(clip), start=start, duration=samples / SAMPLE_RATE)[:samples]
+    with audio_file(clip.audio, clip.key) as file:
+        return load_mono(file, start=start, duration=samples / SAMPLE_RATE)[:samples]
 
 
 def _length(clip: Clip) -> float | None:
     """Seconds of the clip by what its table or the file's header says; None = not known."""
     with contextlib.ExitStack() as stack:
-        file, _ = open_file(_file(clip), stack)
+        file, _ = open_file(stack.enter_context(audio_file(clip.audio, clip.key)), stack)
         try:
             container = stack.enter_context(open_container(file, []))
         except av.error.FFmpegError:

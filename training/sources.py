@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path, PurePath
 
 import torch
 
+from audio2img_core.addresses import base_name, below, beside, files_below, is_address, joined, kind, read
 from audio2img_core.checks import first_line
-from audio2img_core.files import AUDIO_SUFFIXES, find_sounds
+from audio2img_core.files import AUDIO_SUFFIXES
+from audio2img_core.tables import AUDIO_COLUMNS, parquet_call, part_name, read_table, require, span, table_kind
+from audio2img_core.tables import KINDS as TABLE_KINDS
+from audio2img_core.tars import find_shards, is_tar
 
-from .clips import Clip, Source, clean_captions, is_saved, require, span
+from .clips import Clip, Source, clean_captions, is_saved
 from .datasets_presets import PRESETS, open_dataset
-from .shards import TarSource, find_shards, peeked
+from .shards import TarSource, peeked
 
 KINDS = (
-    "a folder of sounds with same-named .txt files; a .csv, .tsv, .jsonl or .parquet manifest; a Hugging Face"
-    " dataset by id or folder; a preset (fsd50k, fsd50k-labels, audiocaps, clotho); tar shards (train-{000..012}.tar)"
+    "a folder of sounds with same-named .txt files, or of tar shards; a .csv, .tsv, .jsonl or .parquet manifest; tar"
+    " shards (train-{000..012}.tar); all these by path or address (s3://, gs://, ...); a Hugging Face dataset by id or"
+    " folder; a preset (fsd50k, fsd50k-labels, audiocaps, clotho)"
 )
-_TARS = (".tar", ".tar.gz", ".tgz")
-_MANIFESTS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_AUDIO_COLUMNS = ("audio", "file_name")  # the second is that of the metadata files of Hugging Face's audio folders
 _CAPTION_COLUMNS = ("caption", "captions")
 
 
@@ -75,36 +75,48 @@ def open_source(
     """
     text = os.fspath(spec)
     path = Path(text)
-    kind = _MANIFESTS.get(path.suffix.lower())
     columns = {"audio_column": audio_column, "caption_column": caption_column}
     hub = {"split": split, "config_name": config_name, "preset": preset}
     if text.startswith("hf:") or (text.lower() in PRESETS and not path.exists()):
         return _checked(open_dataset(text.removeprefix("hf:"), **hub, **columns))
-    if path.is_dir():
-        if _is_dataset(path):
-            return _checked(open_dataset(text, **hub, **columns))
-        if split is not None and (path / split).is_dir():
-            return open_source(path / split, **columns)
-        metadata = [file for ending in _MANIFESTS if (file := path / f"metadata{ending}").is_file()]
-        if metadata:
-            return open_source(metadata[0], **hub, **columns)
-        _refuse(hub | columns, f"{text} is a folder of sounds")
-        return _checked(_folder(path))
-    if text.lower().endswith(_TARS):
+    if is_tar(text):
         _refuse(hub | columns, f"{text} is a shard pattern")
         return peeked(TarSource(text, find_shards(text)))
-    if kind is not None:
-        if not path.is_file():
+    if not is_address(text) and not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
+        return _checked(open_dataset(text, **hub, **columns))
+    found = kind(text)
+    if found == "folder":
+        return _open_folder(text, hub, columns)
+    if table_kind(text) is not None:
+        if found is None:
             raise FileNotFoundError(f"{text}: no such manifest")
-        if kind == "parquet" and _holds_sounds(path, audio_column or "audio"):
+        if table_kind(text) == "parquet" and _holds_sounds(text, audio_column or "audio"):
             return _checked(open_dataset(text, **hub, **columns))
         _refuse(hub, f"{text} is a manifest")
-        return _checked(_manifest(path, kind, **columns))
-    if not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
-        return _checked(open_dataset(text, **hub, **columns))
-    if not path.exists() and (path.is_absolute() or len(path.parts) > 1):
+        return _checked(_manifest(text, **columns))
+    if found is None and (is_address(text) or path.is_absolute() or len(path.parts) > 1):
         raise FileNotFoundError(f"{text}: no such file or folder; allowed: {KINDS}")
     raise ValueError(f"{text!r} is no kind of data that is known; allowed: {KINDS}")
+
+
+def _open_folder(folder: str, hub: dict[str, str | None], columns: dict[str, str | None]) -> Source:
+    if not is_address(folder) and _is_dataset(Path(folder)):
+        return _checked(open_dataset(folder, **hub, **columns))
+    split = hub["split"]
+    if split is not None and kind(joined(folder, split)) == "folder":
+        return open_source(joined(folder, split), **columns)
+    files = files_below(folder)
+    for ending in TABLE_KINDS:
+        if (metadata := joined(folder, f"metadata{ending}")) in files:
+            return open_source(metadata, **hub, **columns)
+    _refuse(hub | columns, f"{folder} is a folder of sounds")
+    sounds = [file for file in files if PurePath(file).suffix.lower() in AUDIO_SUFFIXES]
+    shards = [file for file in files if is_tar(file)]
+    if shards and not sounds:
+        return peeked(TarSource(folder, shards))
+    if not sounds:
+        raise ValueError(f"{folder}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
+    return _checked(_folder(folder, sounds, set(files)))
 
 
 def distinct_captions(source: Source) -> list[str]:
@@ -147,28 +159,27 @@ def _checked(source: Source) -> Source:
     return source
 
 
-def _folder(path: Path) -> Source:
+def _folder(folder: str, sounds: Sequence[str], files: Container[str]) -> Source:
     clips = []
-    for sound in find_sounds([path]):
-        text, problem, captions = sound.with_suffix(".txt"), "", ()
+    for sound in sounds:
+        text, problem, captions = f"{sound[: -len(PurePath(sound).suffix)]}.txt", "", ()
         try:
-            captions = clean_captions(text.read_text(encoding="utf-8-sig").splitlines())
-        except FileNotFoundError:
-            problem = f"no {text.name} beside it"
+            captions = clean_captions(read(text).decode("utf-8-sig").splitlines()) if text in files else ()
+            problem = "" if text in files else f"no {base_name(text)} beside it"
         except (OSError, ValueError) as error:
-            problem = f"{text.name} cannot be read ({first_line(error)})"
-        clips.append(Clip(sound.relative_to(path).as_posix(), str(sound), captions, problem=problem))
-    return Source(str(path), clips)
+            problem = f"{base_name(text)} cannot be read ({first_line(error)})"
+        clips.append(Clip(below(sound, folder), sound, captions, problem=problem))
+    return Source(folder, clips)
 
 
-def _manifest(path: Path, kind: str, *, audio_column: str | None, caption_column: str | None) -> Source:
-    rows, columns = {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[kind](path)
-    sounds = [name for name in ((audio_column,) if audio_column else _AUDIO_COLUMNS) if name in columns]
-    texts = [name for name in ((caption_column,) if caption_column else _CAPTION_COLUMNS) if name in columns]
+def _manifest(name: str, *, audio_column: str | None, caption_column: str | None) -> Source:
+    rows, columns = read_table(name)
+    sounds = [column for column in ((audio_column,) if audio_column else AUDIO_COLUMNS) if column in columns]
+    texts = [column for column in ((caption_column,) if caption_column else _CAPTION_COLUMNS) if column in columns]
     if not sounds or not texts:
         lacks = [] if sounds else [audio_column or "audio"]
         lacks += [] if texts else [caption_column or "caption"]
-        raise ValueError(f"{path}: no column {' and no column '.join(lacks)}; found: {', '.join(columns) or 'none'}")
+        raise ValueError(f"{name}: no column {' and no column '.join(lacks)}; found: {', '.join(columns) or 'none'}")
     clips: dict[tuple[str, float, float | None], list[str]] = {}
     bad = []
     for number, row in rows:
@@ -178,66 +189,23 @@ def _manifest(path: Path, kind: str, *, audio_column: str | None, caption_column
                 raise ValueError("no audio")
             start, end = span(row.get("start"), row.get("end"))
         except ValueError as error:
-            bad.append(Clip(f"{path.name}:{number}", "", (), problem=str(error)))
+            bad.append(Clip(f"{base_name(name)}:{number}", "", (), problem=str(error)))
             continue
-        captions = [caption for name in texts for caption in clean_captions(row.get(name))]
+        captions = [caption for column in texts for caption in clean_captions(row.get(column))]
         clips.setdefault((audio.strip(), start, end), []).extend(captions)
     good = [
-        Clip(
-            audio if start == 0 and end is None else f"{audio}@{start}-{'' if end is None else end}",
-            str(path.parent / audio),
-            clean_captions(captions),
-            start,
-            end,
-        )
+        Clip(part_name(audio, start, end), beside(name, audio), clean_captions(captions), start, end)
         for (audio, start, end), captions in clips.items()
     ]
-    return Source(str(path), good + bad)
+    return Source(name, good + bad)
 
 
-def _csv_rows(path: Path) -> tuple[Iterable[tuple[int, dict]], list[str]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or ()]
-            return [(reader.line_num, row) for row in reader], columns
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8 ({first_line(error)})") from error
-
-
-def _jsonl_rows(path: Path) -> tuple[Iterable[tuple[int, dict]], list[str]]:
-    rows = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except ValueError as error:
-                raise ValueError(f"{path}: line {number} is not JSON ({first_line(error)})") from error
-            if row is not None and not isinstance(row, dict):
-                raise ValueError(f"{path}: line {number} must be an object with audio and caption")
-            rows += [] if row is None else [(number, row)]
-    return rows, list(dict.fromkeys(key for _, row in rows for key in row))
-
-
-def _parquet_rows(path: Path) -> tuple[Iterable[tuple[int, dict]], list[str]]:
-    table = _parquet(path, "read_table")
-    return enumerate(table.to_pylist(), start=1), table.column_names
-
-
-def _holds_sounds(path: Path, column: str) -> bool:
+def _holds_sounds(name: str, column: str) -> bool:
     """Whether this column of a Parquet file holds the sound files themselves, not their paths."""
     pyarrow = require("pyarrow")
-    schema = _parquet(path, "read_schema")
+    schema = parquet_call(name, "read_schema")
     kind = schema.field(column).type if column in schema.names else pyarrow.string()
     return pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-
-def _parquet(path: Path, function: str) -> object:
-    parquet, errors = require("pyarrow.parquet"), require("pyarrow").ArrowException
-    try:
-        return getattr(parquet, function)(str(path))
-    except errors as error:
-        raise ValueError(f"{path}: not a Parquet file ({first_line(error)})") from error
 
 
 def _is_dataset(path: Path) -> bool:

@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .audio import stream_mono
-from .files import whole_file
+from ..audio import stream_mono
+from ..files import whole_file
 
 if TYPE_CHECKING:
-    from .encoder import AudioEncoder
+    from ..encoder import AudioEncoder
 
 METADATA_KEY = "audio2img_embeddings"
 

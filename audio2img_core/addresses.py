@@ -1,0 +1,192 @@
+"""Files by address: paths of this machine, and through fsspec whatever has a protocol (s3://, gs://, https://, ...).
+
+fsspec comes with `huggingface_hub`; what a protocol needs beyond it (s3fs, gcsfs) is installed by who uses it. Nothing
+that faces a network (the nodes, the page) opens an address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .checks import first_line
+from .files import walk_files, whole_file
+
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C: is a disk
+
+
+def is_address(name: object) -> bool:
+    """Whether this is an address with a protocol; a path otherwise."""
+    return isinstance(name, str) and _PROTOCOL.match(name) is not None
+
+
+def joined(folder: str, name: str) -> str:
+    """A file's address in a folder."""
+    return f"{folder.rstrip('/')}/{name}" if is_address(folder) else os.path.join(folder, name)
+
+
+def base_name(name: str) -> str:
+    """The last part of a path or address."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if is_address(name) else os.path.basename(name)
+
+
+def parent(name: str) -> str:
+    """The folder of a path or address."""
+    return name.rstrip("/").rsplit("/", 1)[0] if is_address(name) else os.path.dirname(name)
+
+
+def beside(file: str, other: str) -> str:
+    """What a file calls `other`: an address, an absolute path, or a name relative to the file's folder."""
+    if is_address(other):
+        return other
+    return joined(parent(file), other) if is_address(file) else str(Path(file).parent / other)
+
+
+def below(file: str, folder: str) -> str:
+    """The name of a file relative to a folder above it, with slashes."""
+    if is_address(folder):
+        return file[len(folder.rstrip("/")) :].lstrip("/")
+    return Path(file).relative_to(folder).as_posix()
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[BinaryIO]:
+    """A file for reading, in binary, seekable; only what is read is fetched.
+
+    Raises:
+        OSError, ValueError, ImportError: one line that names the address.
+    """
+    if not is_address(name):
+        with open(name, "rb") as file:
+            yield file
+        return
+    with _asking(name):
+        system, path = _filesystem(name)
+        file = system.open(path, "rb")
+    with file:
+        yield _Named(file, name)
+
+
+def read(name: str, first: int = 0, last: int | None = None) -> bytes:
+    """The bytes of a file from `first` up to `last`, which is not among them.
+
+    Raises:
+        OSError, ValueError, ImportError: as `opened`.
+    """
+    if not is_address(name):
+        with open(name, "rb") as file:
+            file.seek(first)
+            return file.read(-1 if last is None else max(last - first, 0))
+    with _asking(name):
+        system, path = _filesystem(name)
+        return system.cat_file(path, start=first or None, end=last)
+
+
+def write(name: str, content: bytes) -> None:
+    """Write a whole file or none, in the place of one that is there; its folder is made.
+
+    Raises:
+        OSError, ValueError, ImportError: as `opened`.
+    """
+    if not is_address(name):
+        with whole_file(name) as partial:
+            partial.write_bytes(content)
+        return
+    with _asking(name):
+        system, path = _filesystem(name)
+        system.makedirs(system._parent(path), exist_ok=True)
+        system.pipe_file(path, content)  # object stores show an object when all of it is there
+
+
+def kind(name: str) -> str | None:
+    """ "file", "folder" or None where there is nothing.
+
+    Raises:
+        OSError, ValueError, ImportError: as `opened`.
+    """
+    if not is_address(name):
+        return "folder" if os.path.isdir(name) else "file" if os.path.exists(name) else None
+    with _asking(name):
+        system, path = _filesystem(name)
+        system.invalidate_cache()
+        return "folder" if system.isdir(path) else "file" if system.exists(path) else None
+
+
+def files_below(folder: str) -> list[str]:
+    """All files below a folder in the order of their names, without hidden ones; none where there is no folder.
+
+    Raises:
+        OSError, ValueError, ImportError: as `opened`.
+    """
+    if not is_address(folder):
+        return [str(path) for path in walk_files(folder, follow_links=True)]
+    with _asking(folder):
+        system, path = _filesystem(folder)
+        system.invalidate_cache()
+        found = system.find(path) if system.exists(path) else []
+    names = sorted(file[len(path.rstrip("/")) :].lstrip("/") for file in found)
+    return [joined(folder, name) for name in names if not re.search(r"(^|/)\.", name)]
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a pattern with * and ? names, sorted.
+
+    Raises:
+        OSError, ValueError, ImportError: as `opened`.
+    """
+    if not is_address(pattern):
+        import glob
+
+        return sorted(glob.glob(pattern))
+    with _asking(pattern):
+        system, path = _filesystem(pattern)
+        system.invalidate_cache()
+        return sorted(system.unstrip_protocol(file) for file in system.glob(path))
+
+
+def _filesystem(name: str) -> tuple[Any, str]:
+    import fsspec
+
+    protocol = name.split("://", 1)[0]
+    if protocol not in fsspec.available_protocols():
+        raise ValueError(f"{name}: unknown kind of address {protocol}://; known are {_protocols()}")
+    try:
+        return fsspec.core.url_to_fs(name)
+    except ImportError as error:  # fsspec's says what to install
+        raise ImportError(f"{name}: {first_line(error)}") from error
+
+
+def _protocols() -> str:
+    return ", ".join(f"{name}://" for name in ("s3", "gs", "az", "hf", "http", "https", "file", "memory"))
+
+
+@contextlib.contextmanager
+def _asking(name: str) -> Iterator[None]:
+    """Whatever a store's library raises, as an error of one line that names the address."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: no such file") from error
+    except (ImportError, ValueError) as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {first_line(error)}") from error
+    except Exception as error:  # each library has errors of its own: no credentials, no such host, ...
+        raise OSError(f"{name}: {type(error).__name__}: {first_line(error)}") from error
+
+
+class _Named:
+    """A file object with the name that messages use."""
+
+    def __init__(self, file: BinaryIO, name: str):
+        self._file, self.name = file, name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._file, attribute)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._file)

@@ -1,0 +1,114 @@
+"""Tar shards in the WebDataset layout: members with the same name up to its first dot belong together."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from lzma import LZMAError
+from pathlib import PurePosixPath
+
+from .addresses import base_name, is_address, kind, matching, opened
+from .files import AUDIO_SUFFIXES
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, LZMAError)
+"""What reading a damaged shard raises."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What stands in a shard under one name."""
+
+    key: str  # SHARD/NAME
+    sounds: list[bytes] = field(default_factory=list)
+    texts: list[bytes] = field(default_factory=list)  # .txt
+    jsons: list[bytes] = field(default_factory=list)
+
+    @property
+    def problem(self) -> str:
+        """Why there is no sound to take; empty where there is one."""
+        if len(self.sounds) == 1:
+            return ""
+        return "no sound beside the caption" if not self.sounds else f"{len(self.sounds)} sounds of one name"
+
+
+def is_tar(name: str) -> bool:
+    """Whether a path, an address or a pattern of shards ends as a tar file."""
+    return name.lower().endswith(TAR_SUFFIXES)
+
+
+def find_shards(pattern: str) -> list[str]:
+    """Files that a pattern with {000..012}, {a,b}, * or ? names, in order; paths or addresses.
+
+    Raises:
+        FileNotFoundError: none, or not all, are there.
+    """
+    names = list(_braces(pattern))
+    if any(re.search(r"[*?[]", name) for name in names):
+        names = [file for name in names for file in matching(name)]
+        missing = []
+    elif is_address(pattern):
+        # One question for all: a store may hold thousands of them.
+        there = {file for folder in {name.rsplit("/", 1)[0] for name in names} for file in matching(f"{folder}/*")}
+        missing = [name for name in names if name not in there]
+    else:
+        missing = [name for name in names if kind(name) != "file"]
+    if not names or len(missing) == len(names):
+        raise FileNotFoundError(f"{pattern}: no such shard")
+    if missing:
+        raise FileNotFoundError(f"{pattern}: {len(missing)} of {len(names)} shards are missing, first {missing[0]}")
+    return list(dict.fromkeys(names))
+
+
+def read_shard(shard: str, wanted: Callable[[], bool] = lambda: True, *, audio: bool = True) -> Iterator[Sample]:
+    """The samples of one tar file from beginning to end; never the whole shard in memory, nothing is unpacked.
+
+    Args:
+        shard: its path or address.
+        wanted: asked once for each sample that has a member; those it denies are passed over.
+        audio: False leaves the sounds unread (empty bytes).
+
+    Raises:
+        TAR_ERRORS: it is damaged; the whole samples before come out.
+    """
+    stem, name, sample = base_name(shard), None, None
+    with opened(shard) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # or all headers of the shard stay in memory
+            path = PurePosixPath(member.name)
+            if not member.isreg() or path.name.startswith("."):
+                continue
+            base = str(path.parent / path.name.split(".")[0])
+            if base != name:
+                if sample is not None and (sample.sounds or sample.texts or sample.jsons):
+                    yield sample
+                name, sample = base, Sample(f"{stem}/{base}") if wanted() else None
+            suffix = path.suffix.lower()
+            if sample is None or suffix not in AUDIO_SUFFIXES | {".txt", ".json"}:
+                continue
+            into = {".txt": sample.texts, ".json": sample.jsons}.get(suffix, sample.sounds)
+            into.append(tar.extractfile(member).read() if audio or into is not sample.sounds else b"")
+        # tarfile takes a damaged header for the end of the archive.
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError("damaged header")
+    if sample is not None and (sample.sounds or sample.texts or sample.jsons):
+        yield sample
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """`a{00..02}.tar` -> a00.tar, a01.tar, a02.tar; `{a,b}.tar` -> a.tar, b.tar; both as often as they occur."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last, words = match.groups()
+    if words is None:
+        middle: Iterable[str] = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    else:
+        middle = words.split(",")
+    for part in middle:
+        yield from _braces(pattern[: match.start()] + part + pattern[match.end() :])
