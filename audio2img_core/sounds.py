@@ -94,9 +94,9 @@ def list_sounds(inputs: Iterable[str]) -> tuple[list[Sound], list[str]]:
     return list(sounds.values()), list(dict.fromkeys(shards))
 
 
-def tar_sound(sample: Sample) -> Sound:
+def tar_sound(sample: Sample, shard: str) -> Sound:
     """The sound of a shard's sample."""
-    return Sound(sample.key, sample.sounds[0] if sample.sounds else b"", problem=sample.problem)
+    return Sound(f"{_key(shard)}/{sample.name}", sample.sounds[0] if sample.sounds else b"", problem=sample.problem)
 
 
 def _key(name: str) -> str:
@@ -117,7 +117,8 @@ def _manifest(name: str) -> Iterator[Sound]:
         except ValueError as error:
             yield Sound(f"{base_name(name)}:{number}", b"", problem=str(error))
             continue
-        yield Sound(part_name(audio.strip(), start, end), beside(name, audio.strip()), start, end)
+        audio = beside(name, audio.strip())
+        yield Sound(part_name(_key(audio), start, end), audio, start, end)
 
 
 class _NamedBytes(io.BytesIO):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from lzma import LZMAError
 from pathlib import PurePosixPath
 
-from .addresses import base_name, is_address, kind, matching, opened
+from .addresses import is_address, kind, matching, opened
 from .files import AUDIO_SUFFIXES
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -22,7 +22,8 @@ TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, LZMAError)
 class Sample:
     """What stands in a shard under one name."""
 
-    key: str  # SHARD/NAME
+    name: str  # with the folder in the shard
+    number: int  # in the shard, from 0 on
     sounds: list[bytes] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)  # .txt
     jsons: list[bytes] = field(default_factory=list)
@@ -63,18 +64,20 @@ def find_shards(pattern: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def read_shard(shard: str, wanted: Callable[[], bool] = lambda: True, *, audio: bool = True) -> Iterator[Sample]:
+def read_shard(
+    shard: str, wanted: Callable[[int], bool] = lambda number: True, *, audio: bool = True
+) -> Iterator[Sample]:
     """The samples of one tar file from beginning to end; never the whole shard in memory, nothing is unpacked.
 
     Args:
         shard: its path or address.
-        wanted: asked once for each sample that has a member; those it denies are passed over.
+        wanted: asked once for each sample in turn, with its number; those it denies are passed over.
         audio: False leaves the sounds unread (empty bytes).
 
     Raises:
         TAR_ERRORS: it is damaged; the whole samples before come out.
     """
-    stem, name, sample = base_name(shard), None, None
+    name, number, sample = None, -1, None
     with opened(shard) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # or all headers of the shard stay in memory
@@ -85,7 +88,8 @@ def read_shard(shard: str, wanted: Callable[[], bool] = lambda: True, *, audio: 
             if base != name:
                 if sample is not None and (sample.sounds or sample.texts or sample.jsons):
                     yield sample
-                name, sample = base, Sample(f"{stem}/{base}") if wanted() else None
+                name, number = base, number + 1
+                sample = Sample(base, number) if wanted(number) else None
             suffix = path.suffix.lower()
             if sample is None or suffix not in AUDIO_SUFFIXES | {".txt", ".json"}:
                 continue

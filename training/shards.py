@@ -56,12 +56,12 @@ class TarSource(Source):
         deal = len(shards) >= readers
         counter = itertools.count()
 
-        def wanted() -> bool:
+        def wanted(_: int) -> bool:
             return deal or next(counter) % readers == reader
 
         for shard in shards[reader::readers] if deal else shards:
             try:
-                yield from map(tar_clip, read_shard(shard, wanted, audio=audio))
+                yield from (tar_clip(sample, shard) for sample in read_shard(shard, wanted, audio=audio))
             except TAR_ERRORS as error:
                 if deal or reader == 0:
                     yield Clip(base_name(shard), b"", (), problem=f"the shard ends here: {first_line(error)}")
@@ -78,8 +78,8 @@ def peeked(source: TarSource) -> TarSource:
     return source
 
 
-def tar_clip(sample: Sample) -> Clip:
-    """The clip of a sample and what is wrong with it."""
+def tar_clip(sample: Sample, shard: str) -> Clip:
+    """The clip of a shard's sample and what is wrong with it."""
     captions, problem = [], sample.problem
     try:
         for content in sample.texts:
@@ -90,4 +90,5 @@ def tar_clip(sample: Sample) -> Clip:
             captions += [text for name in _JSON_CAPTIONS for text in clean_captions(values.get(name))]
     except ValueError as error:
         problem = problem or f"its caption cannot be read ({first_line(error)})"
-    return Clip(sample.key, sample.sounds[0] if sample.sounds else b"", clean_captions(captions), problem=problem)
+    key, audio = f"{base_name(shard)}/{sample.name}", sample.sounds[0] if sample.sounds else b""
+    return Clip(key, audio, clean_captions(captions), problem=problem)

@@ -1,26 +1,42 @@
-"""`audio2img encode`: many sounds to one safetensors file of embeddings."""
+"""`audio2img encode`: many sounds to embeddings, in one safetensors file or in parts that machines share."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from ..addresses import base_name, is_address
 from ..checks import message
 from ..files import check_writable, find_sounds
 from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
 
-HELP = "Encode sound files to one .safetensors file of embeddings; a stopped run goes on where it was."
+HELP = "Encode sounds to embeddings, in one .safetensors file or in a folder of parts; a stopped run goes on."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="SOUND", help="sound or video files, or folders of them")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="SOUND",
+        help="sound or video files, or folders of them; into parts also manifests (.csv, .tsv, .jsonl, .parquet), tar "
+        "shards (sounds-{000..012}.tar) and addresses (s3://, gs://, ...)",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="PLACE", help="a .safetensors file, or a folder or address for parts"
+    )
     add_cut_arguments(parser)
     parser.add_argument("--encoder", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
     parser.add_argument("--average", action="store_true", help="one embedding a sound, not one a window")
     parser.add_argument("--batch-size", type=int, metavar="N", help="windows at once (default: 8 on a GPU, else 1)")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what does the work: this process, or a Ray cluster, into parts (default: local)",
+    )
+    parser.add_argument("--part-size", type=int, default=256, metavar="N", help="sounds in a part (default: 256)")
     add_device_arguments(parser)
 
 
@@ -28,39 +44,104 @@ def run(arguments: argparse.Namespace) -> int:
     """Encode what is not encoded yet; sounds that cannot be read are reported and left out."""
     from ..audio import check_part
 
-    sounds = find_sounds(arguments.inputs)
+    for name in ("batch_size", "part_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name.replace('_', '-')} must be at least 1, not {value}")
     check_part(arguments.start, arguments.duration)
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise ValueError(f"batch-size must be at least 1, not {arguments.batch_size}")
+    suffix = PurePath(base_name(arguments.output)).suffix
+    if suffix == ".safetensors" and not is_address(arguments.output):
+        if arguments.engine == "ray":
+            raise ValueError(f"{arguments.output}: the engine ray writes parts; name a folder or an address")
+        return _to_file(arguments)
+    if suffix and not Path(arguments.output).is_dir():
+        raise ValueError(f"{arguments.output}: embeddings are written to a .safetensors file or, in parts, to a folder")
+    return _to_parts(arguments)
+
+
+def _to_file(arguments: argparse.Namespace) -> int:
+    sounds = find_sounds(arguments.inputs)
     output = Path(arguments.output)
-    if output.suffix != ".safetensors":
-        raise ValueError(f"{output}: embeddings are written to a .safetensors file")
     check_writable(output.parent)
     quiet_libraries()
     from ..bulk import EmbeddingStore
-    from ..devices import encoder_dtype, resolve_device
-    from ..encoder import AudioEncoder
+    from ..bulk.encode import load_encoder
 
-    device = resolve_device(arguments.device)
-    dtype = encoder_dtype(device, arguments.encoder, arguments.dtype)
-    encoder = AudioEncoder.from_pretrained(arguments.encoder, dtype=dtype).to(device)
+    encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=arguments.dtype)
     store = EmbeddingStore(
         output, encoder, start=arguments.start, duration=arguments.duration, average=arguments.average
     )
     failed = 0
     todo = [sound for sound in sounds if not store.has(sound)]
-    if len(todo) < len(sounds):
-        print(f"audio2img: {len(sounds) - len(todo)} of {len(sounds)} sounds are encoded already", file=sys.stderr)
+    _tell_done(len(sounds) - len(todo), len(sounds))
     with progress("encode", unit="sound") as on_step:
         for number, sound in enumerate(todo):
             try:
                 store.add(sound, batch_size=arguments.batch_size)
             except (ValueError, OSError) as error:
                 failed += 1
-                print(f"audio2img: error: {message(error)}", file=sys.stderr)
+                _tell_problem(message(error))
             on_step(number + 1, len(todo))
     if failed == len(sounds):
         raise ValueError(f"none of the {failed} sounds could be encoded; nothing was written")
     store.finish()
     print(output)
     return 2 if failed else 0
+
+
+def _to_parts(arguments: argparse.Namespace) -> int:
+    from ..sounds import list_sounds
+
+    sounds, shards = list_sounds(arguments.inputs)
+    if not is_address(arguments.output):
+        check_writable(arguments.output)
+    quiet_libraries()
+    from ..bulk.encode import EncodeJob, load_encoder, settings_of
+    from ..bulk.parts import Folder, run_local
+
+    dtype, run_tasks = arguments.dtype, run_local
+    if arguments.engine == "ray":
+        from ..bulk.on_ray import has_gpus, run_ray
+
+        run_tasks = run_ray
+        if dtype is None and has_gpus() and arguments.encoder != MINI:
+            dtype = "bfloat16"  # of all machines, also where this one would take another by itself
+    encoder = load_encoder(
+        arguments.encoder, device="cpu" if arguments.engine == "ray" else arguments.device, dtype=dtype
+    )
+    job = EncodeJob(
+        output=arguments.output,
+        encoder=arguments.encoder,
+        settings=settings_of(encoder, start=arguments.start, duration=arguments.duration, average=arguments.average),
+        size=arguments.part_size,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        dtype=str(encoder.dtype).removeprefix("torch.") if dtype is None else dtype,
+    )
+    del encoder
+    tasks, done = Folder(job).tasks(sounds, shards)
+    _tell_done(done, len(sounds))
+    total = 0 if shards else len(sounds) - done
+    tried, problems = 0, {}
+    with progress("encode", unit="sound") as on_step:
+        for report in run_tasks(job, tasks):
+            tried += report.tried
+            problems |= dict(report.problems)
+            for _, problem in report.problems:
+                _tell_problem(problem)
+            on_step(tried, total)
+    folder = Folder(job)
+    if not folder.done():
+        raise ValueError(f"none of the {tried} sounds could be encoded")
+    folder.write_index()
+    print(arguments.output)
+    return 2 if {**problems, **folder.problems()}.keys() - folder.done() else 0
+
+
+def _tell_done(done: int, of: int) -> None:
+    if done:
+        print(f"audio2img: {done} of {of} sounds are encoded already", file=sys.stderr)
+
+
+def _tell_problem(problem: str) -> None:
+    print(f"audio2img: error: {problem}", file=sys.stderr)

@@ -1,0 +1,206 @@
+"""Work cut in parts that any machine can do: each part is one file, whole or not there, and is known by its name.
+
+A part that is done twice, because the machine that did it died before it said so, is the same file again. So a stopped
+work goes on where it was: what the files there hold is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ..addresses import base_name, files_below, joined, write
+from ..checks import first_line
+from ..tars import TAR_ERRORS, Sample, read_shard
+
+INDEX = "index.jsonl"
+"""Written when all is done: a line for each thing, with the part that holds it."""
+_READERS = 16  # parts whose headers are read at once: a store answers slowly, but many at a time
+Problem = tuple[str, str]  # key and reason
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is handed out at once: some items, which make one part, or a tar shard, which makes several."""
+
+    items: tuple[Any, ...] = ()
+    shard: str = ""
+    done: frozenset[int] = frozenset()  # numbers of the shard's parts that are there already
+
+
+@dataclass(frozen=True)
+class Part:
+    """Items that were read and are to be written as one file."""
+
+    name: str  # of the file, without its suffix
+    loaded: list[Any]
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of a tar shard: shard, number and whether it is the last
+    problems: tuple[Problem, ...] = ()  # of the shard itself
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a part."""
+
+    done: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def tried(self) -> int:
+        """Items of the part."""
+        return self.done + len(self.problems)
+
+
+class Job(ABC):
+    """A kind of work on many items: how they are read, and how what was read becomes a file.
+
+    It is pickled and sent to where the work is done: all that it needs there must be in it or at addresses that all
+    machines see.
+
+    Args:
+        output: the folder of the parts, a path or an address.
+        size: items in a part.
+    """
+
+    suffix: ClassVar[str]  # of a part's file
+    entries: ClassVar[str]  # name in a part's header of what is known of each item, by key
+    heavy: ClassVar[bool]  # writing computes, on a GPU where there is one: processes of its own are worth it
+    output: str
+    size: int
+    settings: Mapping[str, Any]
+
+    @abstractmethod
+    def key(self, item: Any) -> str:
+        """What names an item."""
+
+    @abstractmethod
+    def item(self, sample: Sample, shard: str) -> Any:
+        """The item of a tar shard's sample."""
+
+    @abstractmethod
+    def load(self, items: Sequence[Any]) -> list[Any]:
+        """Read items; one that is bad does not raise, but tells its problem."""
+
+    @abstractmethod
+    def worker(self) -> Callable[[Part], Report]:
+        """Make what writes parts, which may be slow (a model is loaded)."""
+
+    @abstractmethod
+    def header(self, file: str) -> dict[str, Any]:
+        """What a part's file says of itself: settings, bad, the `entries`, and of a tar shard shard, number, last.
+
+        Raises:
+            ValueError: it is no such file.
+        """
+
+    @abstractmethod
+    def line(self, key: str, entry: Any) -> dict[str, Any]:
+        """The index's line of an item."""
+
+    def facts(self, part: Part, entries: Mapping[str, Any], problems: Iterable[Problem]) -> dict[str, Any]:
+        """The header of a part."""
+        return {"settings": dict(self.settings), **part.origin, "bad": list(problems), self.entries: dict(entries)}
+
+    def file(self, part: Part) -> str:
+        """A part's path or address."""
+        return joined(self.output, part.name + self.suffix)
+
+    def parts(self, task: Task) -> Iterator[Part]:
+        """Read a task's items."""
+        if not task.shard:
+            yield Part(f"part-{_digest(*map(self.key, task.items))}", self.load(task.items))
+            return
+        stem = f"{base_name(task.shard).split('.')[0]}-{_digest(task.shard)[:8]}"
+        waiting: list[Any] = []
+        number, problems = 0, ()
+        samples = read_shard(task.shard, lambda n: n // self.size not in task.done)
+        try:
+            for sample in samples:
+                if waiting and sample.number // self.size != number:
+                    yield self._shard_part(task, stem, number, waiting, last=False)
+                    waiting = []
+                number = sample.number // self.size
+                waiting.append(self.item(sample, task.shard))
+        except TAR_ERRORS as error:
+            problems = ((task.shard, f"the shard ends here: {first_line(error)}"),)
+        if waiting or problems or not task.done:
+            yield self._shard_part(task, stem, number, waiting, last=True, problems=problems)
+
+    def _shard_part(
+        self, task: Task, stem: str, number: int, items: list[Any], *, last: bool, problems: tuple[Problem, ...] = ()
+    ) -> Part:
+        origin = {"shard": task.shard, "number": number, "last": last}
+        return Part(f"{stem}-{number:05}", self.load(items), origin, problems)
+
+
+class Folder:
+    """What a job has written so far.
+
+    Raises:
+        ValueError: parts of other settings, or files that are none.
+    """
+
+    def __init__(self, job: Job):
+        self.job = job
+        files = [file for file in files_below(job.output) if file.endswith(job.suffix)]
+        with ThreadPoolExecutor(_READERS) as pool:
+            self.headers = dict(zip(files, pool.map(job.header, files), strict=True))
+        for file, header in self.headers.items():
+            changed = [name for name, value in job.settings.items() if header["settings"].get(name) != value]
+            if changed:
+                raise ValueError(
+                    f"{file}: was made with another {' and '.join(changed)}; choose another output, or remove it first"
+                )
+
+    def done(self) -> set[str]:
+        """Keys of the items that are there."""
+        return {key for header in self.headers.values() for key in header[self.job.entries]}
+
+    def tasks(self, items: Sequence[Any], shards: Sequence[str]) -> tuple[list[Task], int]:
+        """What is left to do, and how many of the items are done."""
+        done, size = self.done(), self.job.size
+        left = [item for item in items if self.job.key(item) not in done]
+        tasks = [Task(items=tuple(left[i : i + size])) for i in range(0, len(left), size)]
+        for shard in shards:
+            there = {h["number"]: h["last"] for h in self.headers.values() if h.get("shard") == shard}
+            if not (any(there.values()) and len(there) == max(there) + 1):
+                tasks.append(Task(shard=shard, done=frozenset(there)))
+        return tasks, len(items) - len(left)
+
+    def problems(self) -> dict[str, str]:
+        """Reason of each item that is bad, by its key."""
+        done = self.done()
+        return {key: why for h in self.headers.values() for key, why in h["bad"] if key not in done}
+
+    def write_index(self) -> int:
+        """Write `index.jsonl`; returns the number of its lines, one for each item."""
+        lines: dict[str, str] = {}
+        for file, header in self.headers.items():
+            for key, entry in header[self.job.entries].items():
+                line = {**self.job.line(key, entry), "part": base_name(file)}
+                lines.setdefault(key, json.dumps(line, ensure_ascii=False) + "\n")
+        write(joined(self.job.output, INDEX), "".join(lines[key] for key in sorted(lines)).encode())
+        return len(lines)
+
+
+def run_local(job: Job, tasks: Iterable[Task]) -> Iterator[Report]:
+    """Do the tasks in this process; the next part is read while one is written."""
+    parts = (part for task in tasks for part in job.parts(task))
+    with ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(next, parts, None)
+        write_part = job.worker()
+        while (part := following.result()) is not None:
+            following = ahead.submit(next, parts, None)
+            yield write_part(part)
+
+
+def _digest(*keys: str) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for key in keys:
+        digest.update(f"{len(key)} {key}".encode())
+    return digest.hexdigest()
