@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import av
@@ -13,12 +14,20 @@ from audio2img_core.audio import SAMPLE_RATE
 from audio2img_core.files import whole_file
 
 
-def write_flac(path: Path, waveform: Tensor) -> None:
-    """Write [T] float in -1..1, 16 kHz, as mono FLAC of 16 bits; the file is there when it is whole."""
+def flac_bytes(waveform: Tensor) -> bytes:
+    """[T] float in -1..1, 16 kHz, as mono FLAC of 16 bits."""
     samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()[None]
-    with whole_file(path) as partial, av.open(str(partial), "w", format="flac") as container:
+    file = io.BytesIO()
+    with av.open(file, "w", format="flac") as container:
         stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def write_flac(path: Path, waveform: Tensor) -> None:
+    """Write `flac_bytes`; the file is there when it is whole."""
+    with whole_file(path) as partial:
+        partial.write_bytes(flac_bytes(waveform))

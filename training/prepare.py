@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import shutil
+import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -14,13 +17,18 @@ from typing import Any
 
 import torch
 
+from audio2img_core.addresses import is_address
+from audio2img_core.bulk.parts import SKIPPED, Folder, Problem
+from audio2img_core.bulk.parts import engine as engine_of
 from audio2img_core.checks import positive_int
 from audio2img_core.files import check_writable, remove_partials, whole_file
 
 from .captions import CaptionCache
+from .clip_shards import PrepareJob
 from .clips import Clip, Source
 from .config import FitConfig, keep_settings
 from .data_config import DataConfig
+from .datasets_presets import DatasetSource
 from .flac import write_flac
 from .reading import try_clip
 from .skiplog import SkipLog
@@ -43,34 +51,100 @@ class Prepared:
 
 
 def prepare(
-    config: FitConfig, *, jobs: int = 1, on_clip: OnStep | None = None, on_caption: OnStep | None = None
+    config: FitConfig,
+    *,
+    jobs: int = 1,
+    engine: str = "local",
+    part_size: int = 1000,
+    on_clip: OnStep | None = None,
+    on_caption: OnStep | None = None,
 ) -> Prepared:
     """Write the clips of `run.data` as 16 kHz mono FLAC of 16 bits into `run.output`, which `fit` then takes as data.
 
+    On one machine they are files of their own; by the engine "ray", and at an address, they lie in tar shards.
+
     A clip is cut at its table's start and end, and at `data.max_seconds`; at the window's length where nothing else
-    would ever be shown (`data.random_crop` off). With `run.teacher` the captions are encoded too, into `captions/` of
-    the folder, where `fit` finds them. A stopped call goes on; bad clips are listed in `skipped.csv`.
+    would ever be shown (`data.random_crop` off). With `run.teacher` the captions are encoded too, into
+    `run.captions`, or `captions/` of the folder, where `fit` finds them. A stopped call goes on; bad clips are listed in `skipped.csv`.
 
     Args:
         config: its sections `run` (data, split, output, teacher, target) and `data`.
-        jobs: processes that decode.
+        jobs: processes that decode; a Ray cluster takes as many as it has cores.
+        engine: "local" or "ray". part_size: clips of a tar shard.
         on_clip: called as on_clip(done, in all; 0 = not known, of a stream). on_caption: see `CaptionCache.add`.
 
     Raises:
         ValueError, FileNotFoundError: settings, data or folder that cannot be, too many bad clips.
         RuntimeError: a process died; what is done is kept.
     """
-    run, jobs = config.run, positive_int(jobs, "jobs")
+    run, jobs, part_size = config.run, positive_int(jobs, "jobs"), positive_int(part_size, "part_size")
     run.require("data", "output")
-    output = Path(run.output)
-    check_writable(output)
+    if not is_address(run.output):
+        check_writable(run.output)
+    elif run.teacher and not run.captions:
+        raise ValueError(f"{run.output}: captions are cached in a folder of this machine: name run.captions")
     source = open_source(run.data, split=run.split or None)
     teacher = Teacher.from_pretrained(run.teacher, run.target) if run.teacher else None
     cut = _cut(config.data)
-    differing = keep_settings(output / "prepared.yaml", {"data": run.data, "split": run.split, **asdict(cut)})
+    settings = {"data": run.data, "split": run.split, **asdict(cut)}
+    if engine == "ray" or is_address(run.output):
+        lazy = source if isinstance(source, DatasetSource) else None
+        job = PrepareJob(run.output, settings, cut, part_size, lazy)
+        said, bad = _to_shards(source, job, engine, config.data.max_bad_share, on_clip)
+    else:
+        said, bad = _to_files(source, Path(run.output), settings, cut, jobs, config.data.max_bad_share, on_clip)
+    captions = list(dict.fromkeys(itertools.chain.from_iterable(said)))
+    if teacher is not None:
+        CaptionCache(run.captions or Path(run.output) / "captions", teacher).add(captions, on_step=on_caption)
+    return Prepared(len(said), bad, len(captions))
+
+
+def _to_shards(
+    source: Source,
+    job: PrepareJob,
+    engine: str,
+    max_bad_share: float,
+    on_clip: OnStep | None,
+) -> tuple[list[Sequence[str]], int]:
+    """Captions of each clip that could be prepared, and how many could not."""
+    run_tasks = engine_of(engine)
+    items = [] if source.streaming else range(len(source)) if job.source else list(source)
+    tasks, done = Folder(job).tasks(items, source.shards if source.streaming else ())
+    problems: list[Problem] = []
+    # An address takes whole files only: the list that grows lies here, and stays where the work stops for it.
+    logs = Path(tempfile.mkdtemp(prefix="audio2img-prepare-") if is_address(job.output) else job.output)
+    skipped = SkipLog(logs / SKIPPED, max_bad_share=max_bad_share)
+    for report in run_tasks(job, tasks):
+        skipped.update({"tried": report.tried, "skipped": report.problems})
+        problems += report.problems
+        done += report.tried
+        if on_clip is not None:
+            on_clip(done, len(items))
+    skipped.finish()
+    if is_address(job.output):
+        shutil.rmtree(logs)
+    folder = Folder(job)
+    if not folder.done():
+        raise ValueError(f"{source.name}: none of the {done} clips could be prepared: see {skipped.path}")
+    bad = folder.finish(problems)
+    said = [captions for header in folder.headers.values() for captions in header[job.entries].values()]
+    return said, len(bad)
+
+
+def _to_files(
+    source: Source,
+    output: Path,
+    settings: Mapping[str, Any],
+    cut: DataConfig,
+    jobs: int,
+    max_bad_share: float,
+    on_clip: OnStep | None,
+) -> tuple[list[Sequence[str]], int]:
+    """Captions of each clip that could be prepared, and how many could not."""
+    differing = keep_settings(output / "prepared.yaml", settings)
     if differing:
         raise ValueError(f"{output}: was prepared with other settings ({', '.join(differing)}); choose another output")
-    skipped = SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share)
+    skipped = SkipLog(output / SKIPPED, max_bad_share=max_bad_share)
     entries = _read_journal(output / _JOURNAL)
     for folder in (output, *(output / "clips").glob("*")):
         remove_partials(folder)
@@ -92,10 +166,7 @@ def prepare(
     with whole_file(output / MANIFEST) as partial:
         lines = (json.dumps({"audio": entry["audio"], "caption": entry["captions"]}) + "\n" for entry in good)
         partial.write_text("".join(lines), encoding="utf-8")
-    captions = list(dict.fromkeys(caption for entry in good for caption in entry["captions"]))
-    if teacher is not None:
-        CaptionCache(output / "captions", teacher).add(captions, on_step=on_caption)
-    return Prepared(len(good), len(entries) - len(good), len(captions))
+    return [entry["captions"] for entry in good], len(entries) - len(good)
 
 
 def _cut(data: DataConfig) -> DataConfig:

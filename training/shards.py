@@ -10,6 +10,7 @@ import torch
 
 from audio2img_core.addresses import base_name
 from audio2img_core.checks import first_line
+from audio2img_core.tables import read_table
 from audio2img_core.tars import TAR_ERRORS, Sample, read_shard
 
 from .clips import Clip, Source, clean_captions
@@ -23,9 +24,10 @@ class TarSource(Source):
 
     streaming = True
 
-    def __init__(self, name: str, shards: Sequence[str]) -> None:
+    def __init__(self, name: str, shards: Sequence[str], *, index: str | None = None) -> None:
+        """Shards by path or address; `index`: JSON lines with the captions of all their clips, as `prepare` writes."""
         super().__init__(name)
-        self.shards = tuple(shards)
+        self.shards, self._index = tuple(shards), index
 
     def __len__(self) -> int:
         raise TypeError(f"{self.name} is streamed: its number of clips is not known")
@@ -37,6 +39,9 @@ class TarSource(Source):
         return self.read()
 
     def captions(self) -> Iterator[tuple[str, ...]]:
+        if self._index is not None:
+            rows, _ = read_table(self._index)
+            return (clean_captions(row.get("captions")) for _, row in rows)
         return (clip.captions for clip in self.read(audio=False) if not clip.problem)
 
     def read(

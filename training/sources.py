@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 import torch
 
 from audio2img_core.addresses import base_name, below, beside, files_below, is_address, joined, kind, read
+from audio2img_core.bulk.parts import INDEX
 from audio2img_core.checks import first_line
 from audio2img_core.files import AUDIO_SUFFIXES
 from audio2img_core.tables import AUDIO_COLUMNS, parquet_call, part_name, read_table, require, span, table_kind
@@ -113,7 +114,8 @@ def _open_folder(folder: str, hub: dict[str, str | None], columns: dict[str, str
     sounds = [file for file in files if PurePath(file).suffix.lower() in AUDIO_SUFFIXES]
     shards = [file for file in files if is_tar(file)]
     if shards and not sounds:
-        return peeked(TarSource(folder, shards))
+        index = joined(folder, INDEX)
+        return peeked(TarSource(folder, shards, index=index if index in files else None))
     if not sounds:
         raise ValueError(f"{folder}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
     return _checked(_folder(folder, sounds, set(files)))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MOST_SAMPLES = 64 * 2**20  # of all sounds of a part that are decoded ahead of the encoder: 256 MB, over an hour
 _HEADER = 2**16  # bytes read at first: most headers are shorter
+_LONGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class EncodeJob(Job):
         try:
             start = read(file, 0, _HEADER)
             length = int.from_bytes(start[:8], "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError("no safetensors file")
             start += read(file, len(start), 8 + length) if len(start) < 8 + length else b""
             facts = json.loads(json.loads(start[8 : 8 + length])["__metadata__"][METADATA_KEY])
         except (KeyError, TypeError, ValueError) as error:

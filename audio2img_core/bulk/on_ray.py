@@ -7,6 +7,7 @@ the same file once more.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 from ..checks import first_line
 from .parts import Job, Report, Task
 
-# Of a CPU, for a process that decodes and one that encodes: on a cluster without GPUs each CPU takes one of both.
-_SHARE_TO_READ, _SHARE_TO_WRITE = 0.25, 0.75
+# On a cluster without GPUs an encoder has up to so many CPUs of a machine, so that not each of them holds a model, less
+# the share of one for the process that decodes for it.
+_CPUS, _SHARE_TO_READ = 8, 0.25
 
 
 def connect() -> Any:
@@ -32,6 +34,8 @@ def connect() -> Any:
     except ImportError as error:
         raise ImportError("the engine 'ray' needs Ray: pip install 'audio2img[ray]'") from error
     if not ray.is_initialized():
+        # Its C++ part would complain of what Ray Data does to itself.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, TimeoutError) as error:
@@ -55,20 +59,25 @@ def run_ray(job: Job, tasks: Sequence[Task]) -> Iterator[Report]:
     if not tasks:
         return
     ray = connect()
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    shared = job.heavy and not gpus
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = max(1, int(sum(machine.get("CPU", 0) for machine in machines)))
+    gpus = int(sum(machine.get("GPU", 0) for machine in machines))
+    each = min(_CPUS, *(max(1, int(machine.get("CPU", 1))) for machine in machines))
     rows = [{"task": pickle.dumps(task)} for task in tasks]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    reading = {"num_cpus": _SHARE_TO_READ if shared else 1, "concurrency": (1, max(1, cpus))}
-    if job.heavy:
-        writing = {"num_gpus": 1, "concurrency": (1, gpus)} if gpus else {"num_cpus": _SHARE_TO_WRITE}
-        data = data.map_batches(_Read, fn_constructor_args=(job,), batch_size=1, **reading)
-        data = data.map_batches(
-            _Write, fn_constructor_args=(job,), batch_size=1, **{"concurrency": (1, max(1, cpus)), **writing}
-        )
-    else:
+    reading = {"num_cpus": 1, "concurrency": (1, cpus)}
+    if not job.heavy:
         data = data.map_batches(_ReadAndWrite, fn_constructor_args=(job,), batch_size=1, **reading)
+    elif gpus:
+        data = data.map_batches(_Read, fn_constructor_args=(job,), batch_size=1, **reading)
+        writing = {"num_gpus": 1, "concurrency": (1, gpus)}
+        data = data.map_batches(_Write, fn_constructor_args=(job, None), batch_size=1, **writing)
+    else:
+        pairs = (1, max(1, cpus // each))
+        reading = {"num_cpus": _SHARE_TO_READ, "concurrency": pairs}
+        data = data.map_batches(_Read, fn_constructor_args=(job,), batch_size=1, **reading)
+        writing = {"num_cpus": each - _SHARE_TO_READ, "concurrency": pairs}
+        data = data.map_batches(_Write, fn_constructor_args=(job, each), batch_size=1, **writing)
     try:
         for row in data.iter_rows():
             yield pickle.loads(row["report"])
@@ -85,7 +94,7 @@ class _Read:
     """Tasks to parts, one after another, so that a tar shard's first part is written while the next is read."""
 
     def __init__(self, job: Job):
-        _one_thread()
+        _threads(1)
         self.job = job
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[bytes]]]:
@@ -97,7 +106,9 @@ class _Read:
 class _Write:
     """Parts to reports."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, threads: int | None):
+        if threads is not None:
+            _threads(threads)
         self.write = job.worker()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
@@ -108,7 +119,7 @@ class _ReadAndWrite:
     """Tasks to reports, in one process."""
 
     def __init__(self, job: Job):
-        _one_thread()
+        _threads(1)
         self.job, self.write = job, job.worker()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[bytes]]]:
@@ -117,7 +128,7 @@ class _ReadAndWrite:
                 yield {"report": [pickle.dumps(self.write(part))]}
 
 
-def _one_thread() -> None:
+def _threads(count: int) -> None:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)

@@ -6,7 +6,10 @@ work goes on where it was: what the files there hold is left out.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +23,8 @@ from ..tars import TAR_ERRORS, Sample, read_shard
 
 INDEX = "index.jsonl"
 """Written when all is done: a line for each thing, with the part that holds it."""
+SKIPPED = "skipped.csv"
+"""Written beside it: the items that are bad, and why."""
 _READERS = 16  # parts whose headers are read at once: a store answers slowly, but many at a time
 Problem = tuple[str, str]  # key and reason
 
@@ -117,10 +122,15 @@ class Job(ABC):
             return
         stem = f"{base_name(task.shard).split('.')[0]}-{_digest(task.shard)[:8]}"
         waiting: list[Any] = []
-        number, problems = 0, ()
-        samples = read_shard(task.shard, lambda n: n // self.size not in task.done)
+        number, final, problems = 0, 0, ()  # of the part that is waiting, of the last one of the shard
+
+        def wanted(sample: int) -> bool:
+            nonlocal final
+            final = sample // self.size
+            return final not in task.done
+
         try:
-            for sample in samples:
+            for sample in read_shard(task.shard, wanted):
                 if waiting and sample.number // self.size != number:
                     yield self._shard_part(task, stem, number, waiting, last=False)
                     waiting = []
@@ -128,8 +138,9 @@ class Job(ABC):
                 waiting.append(self.item(sample, task.shard))
         except TAR_ERRORS as error:
             problems = ((task.shard, f"the shard ends here: {first_line(error)}"),)
-        if waiting or problems or not task.done:
-            yield self._shard_part(task, stem, number, waiting, last=True, problems=problems)
+        if waiting or not task.done:
+            last = number == final
+            yield self._shard_part(task, stem, number, waiting, last=last, problems=problems if last else ())
 
     def _shard_part(
         self, task: Task, stem: str, number: int, items: list[Any], *, last: bool, problems: tuple[Problem, ...] = ()
@@ -172,20 +183,31 @@ class Folder:
                 tasks.append(Task(shard=shard, done=frozenset(there)))
         return tasks, len(items) - len(left)
 
-    def problems(self) -> dict[str, str]:
-        """Reason of each item that is bad, by its key."""
-        done = self.done()
-        return {key: why for h in self.headers.values() for key, why in h["bad"] if key not in done}
+    def finish(self, problems: Iterable[Problem] = ()) -> dict[str, str]:
+        """Write `index.jsonl` and `skipped.csv`.
 
-    def write_index(self) -> int:
-        """Write `index.jsonl`; returns the number of its lines, one for each item."""
+        Args:
+            problems: those of this run; the parts know of those that lie beside good items.
+
+        Returns:
+            The reason of each item that is bad, by its key.
+        """
+        self._write_index()
+        known = itertools.chain(*(header["bad"] for header in self.headers.values()), problems)
+        done = self.done()
+        bad = {key: reason for key, reason in known if key not in done}
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([("key", "reason"), *bad.items()])
+        write(joined(self.job.output, SKIPPED), text.getvalue().encode())
+        return bad
+
+    def _write_index(self) -> None:
         lines: dict[str, str] = {}
         for file, header in self.headers.items():
             for key, entry in header[self.job.entries].items():
                 line = {**self.job.line(key, entry), "part": base_name(file)}
                 lines.setdefault(key, json.dumps(line, ensure_ascii=False) + "\n")
         write(joined(self.job.output, INDEX), "".join(lines[key] for key in sorted(lines)).encode())
-        return len(lines)
 
 
 def run_local(job: Job, tasks: Iterable[Task]) -> Iterator[Report]:
@@ -197,6 +219,22 @@ def run_local(job: Job, tasks: Iterable[Task]) -> Iterator[Report]:
         while (part := following.result()) is not None:
             following = ahead.submit(next, parts, None)
             yield write_part(part)
+
+
+def engine(name: str) -> Callable[[Job, Sequence[Task]], Iterator[Report]]:
+    """What does tasks: "local" or "ray".
+
+    Raises:
+        ValueError: another name. ImportError, OSError: Ray is missing, or its cluster cannot be reached.
+    """
+    if name == "local":
+        return run_local
+    if name != "ray":
+        raise ValueError(f"unknown engine {name!r}: choose local or ray")
+    from .on_ray import connect, run_ray
+
+    connect()
+    return run_ray
 
 
 def _digest(*keys: str) -> str:

@@ -97,18 +97,16 @@ def _to_parts(arguments: argparse.Namespace) -> int:
         check_writable(arguments.output)
     quiet_libraries()
     from ..bulk.encode import EncodeJob, load_encoder, settings_of
-    from ..bulk.parts import Folder, run_local
+    from ..bulk.parts import Folder, engine
 
-    dtype, run_tasks = arguments.dtype, run_local
+    run_tasks, device, dtype = engine(arguments.engine), arguments.device, arguments.dtype
     if arguments.engine == "ray":
-        from ..bulk.on_ray import has_gpus, run_ray
+        from ..bulk.on_ray import has_gpus
 
-        run_tasks = run_ray
+        device = "cpu"  # of the encoder that is only looked at here
         if dtype is None and has_gpus() and arguments.encoder != MINI:
             dtype = "bfloat16"  # of all machines, also where this one would take another by itself
-    encoder = load_encoder(
-        arguments.encoder, device="cpu" if arguments.engine == "ray" else arguments.device, dtype=dtype
-    )
+    encoder = load_encoder(arguments.encoder, device=device, dtype=dtype)
     job = EncodeJob(
         output=arguments.output,
         encoder=arguments.encoder,
@@ -122,20 +120,20 @@ def _to_parts(arguments: argparse.Namespace) -> int:
     tasks, done = Folder(job).tasks(sounds, shards)
     _tell_done(done, len(sounds))
     total = 0 if shards else len(sounds) - done
-    tried, problems = 0, {}
+    tried, problems = 0, []
     with progress("encode", unit="sound") as on_step:
         for report in run_tasks(job, tasks):
             tried += report.tried
-            problems |= dict(report.problems)
+            problems += report.problems
             for _, problem in report.problems:
                 _tell_problem(problem)
             on_step(tried, total)
     folder = Folder(job)
     if not folder.done():
         raise ValueError(f"none of the {tried} sounds could be encoded")
-    folder.write_index()
+    bad = folder.finish(problems)
     print(arguments.output)
-    return 2 if {**problems, **folder.problems()}.keys() - folder.done() else 0
+    return 2 if bad else 0
 
 
 def _tell_done(done: int, of: int) -> None:

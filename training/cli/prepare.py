@@ -18,6 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one for each core)"
     )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what does the work: processes of this machine, or a Ray cluster, into tar shards (default: local)",
+    )
+    parser.add_argument("--part-size", type=int, default=1000, metavar="N", help="clips of a shard (default: 1000)")
     add_settings(parser, ["run", "data"], preset="default")
 
 
@@ -29,7 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..prepare import prepare
 
     with progress("prepare", unit="clip") as on_clip, progress("captions", unit="caption") as on_caption:
-        done = prepare(config, jobs=arguments.jobs, on_clip=on_clip, on_caption=on_caption)
+        done = prepare(
+            config,
+            jobs=arguments.jobs,
+            engine=arguments.engine,
+            part_size=arguments.part_size,
+            on_clip=on_clip,
+            on_caption=on_caption,
+        )
     print(f"{done.clips} clips, {done.captions} captions, {done.bad} clips left out", file=sys.stderr)
     print(config.run.output)
     return 0
