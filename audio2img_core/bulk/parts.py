@@ -138,9 +138,11 @@ class Job(ABC):
                 waiting.append(self.item(sample, task.shard))
         except TAR_ERRORS as error:
             problems = ((task.shard, f"the shard ends here: {first_line(error)}"),)
-        if waiting or not task.done:
-            last = number == final
-            yield self._shard_part(task, stem, number, waiting, last=last, problems=problems if last else ())
+        if waiting and number != final:
+            yield self._shard_part(task, stem, number, waiting, last=False)
+            waiting = []
+        if waiting or final not in task.done:  # an empty one tells that the shard ends here, and why
+            yield self._shard_part(task, stem, final, waiting, last=True, problems=problems)
 
     def _shard_part(
         self, task: Task, stem: str, number: int, items: list[Any], *, last: bool, problems: tuple[Problem, ...] = ()
