@@ -17,6 +17,8 @@ from .checks import first_line
 from .files import walk_files, whole_file
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C: is a disk
+# Stores without folders; to make one would make a bucket.
+_FLAT = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "hf"))
 
 
 def is_address(name: object) -> bool:
@@ -98,8 +100,12 @@ def write(name: str, content: bytes) -> None:
         return
     with _asking(name):
         system, path = _filesystem(name)
-        system.makedirs(system._parent(path), exist_ok=True)
-        system.pipe_file(path, content)  # object stores show an object when all of it is there
+        try:
+            if not _FLAT.intersection(system.protocol if isinstance(system.protocol, tuple) else [system.protocol]):
+                system.makedirs(system._parent(path), exist_ok=True)
+            system.pipe_file(path, content)  # object stores show an object when all of it is there
+        except FileNotFoundError as error:
+            raise OSError(f"cannot be written: {first_line(error)}") from error
 
 
 def kind(name: str) -> str | None:
@@ -176,7 +182,8 @@ def _asking(name: str) -> Iterator[None]:
             raise
         raise ValueError(f"{name}: {first_line(error)}") from error
     except Exception as error:  # each library has errors of its own: no credentials, no such host, ...
-        raise OSError(f"{name}: {type(error).__name__}: {first_line(error)}") from error
+        kind = "" if type(error) is OSError else f"{type(error).__name__}: "
+        raise OSError(f"{name}: {kind}{first_line(error)}") from error
 
 
 class _Named:

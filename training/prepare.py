@@ -64,8 +64,8 @@ def prepare(
     On one machine they are files of their own; by the engine "ray", and at an address, they lie in tar shards.
 
     A clip is cut at its table's start and end, and at `data.max_seconds`; at the window's length where nothing else
-    would ever be shown (`data.random_crop` off). With `run.teacher` the captions are encoded too, into
-    `run.captions`, or `captions/` of the folder, where `fit` finds them. A stopped call goes on; bad clips are listed in `skipped.csv`.
+    would ever be shown (`data.random_crop` off). With `run.teacher` the captions are encoded too, into `run.captions`
+    or `captions/` of the folder, where `fit` finds them. A stopped call goes on; bad clips are listed in `skipped.csv`.
 
     Args:
         config: its sections `run` (data, split, output, teacher, target) and `data`.

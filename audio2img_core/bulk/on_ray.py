@@ -1,4 +1,4 @@
-"""A job's tasks on a Ray cluster: parts are read on CPUs and written, where that computes, on GPUs (Ray Data).
+"""A job's tasks on a Ray cluster: parts are read on CPUs and, where that computes, written on GPUs (Ray Data).
 
 A task or a process that dies with its machine is done again elsewhere by Ray; a part that was written before is then
 the same file once more.
@@ -9,17 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..checks import first_line
-from .parts import Job, Report, Task
+from .parts import Job, Part, Report, Task
 
-# On a cluster without GPUs an encoder has up to so many CPUs of a machine, so that not each of them holds a model, less
-# the share of one for the process that decodes for it.
-_CPUS, _SHARE_TO_READ = 8, 0.25
+_CPUS = 8  # of a machine without a GPU that an encoder has, so that not each of them holds a model of its own
+_ERRORS = (ValueError, OSError, ImportError)  # those that say in one line what a user can change
 
 
 def connect() -> Any:
@@ -62,30 +61,21 @@ def run_ray(job: Job, tasks: Sequence[Task]) -> Iterator[Report]:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = max(1, int(sum(machine.get("CPU", 0) for machine in machines)))
     gpus = int(sum(machine.get("GPU", 0) for machine in machines))
-    each = min(_CPUS, *(max(1, int(machine.get("CPU", 1))) for machine in machines))
-    rows = [{"task": pickle.dumps(task)} for task in tasks]
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    reading = {"num_cpus": 1, "concurrency": (1, cpus)}
-    if not job.heavy:
-        data = data.map_batches(_ReadAndWrite, fn_constructor_args=(job,), batch_size=1, **reading)
-    elif gpus:
-        data = data.map_batches(_Read, fn_constructor_args=(job,), batch_size=1, **reading)
-        writing = {"num_gpus": 1, "concurrency": (1, gpus)}
-        data = data.map_batches(_Write, fn_constructor_args=(job, None), batch_size=1, **writing)
+    data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+    options = {"fn_constructor_args": (job,), "batch_size": 1}
+    if job.heavy and gpus:
+        data = data.map_batches(_Read, num_cpus=1, concurrency=(1, cpus), **options)
+        data = data.map_batches(_Write, num_gpus=1, concurrency=(1, gpus), **options)
     else:
-        pairs = (1, max(1, cpus // each))
-        reading = {"num_cpus": _SHARE_TO_READ, "concurrency": pairs}
-        data = data.map_batches(_Read, fn_constructor_args=(job,), batch_size=1, **reading)
-        writing = {"num_cpus": each - _SHARE_TO_READ, "concurrency": pairs}
-        data = data.map_batches(_Write, fn_constructor_args=(job, each), batch_size=1, **writing)
+        each = min(_CPUS, *(max(1, int(machine.get("CPU", 1))) for machine in machines)) if job.heavy else 1
+        options["fn_constructor_args"] = (job, each)
+        data = data.map_batches(_ReadAndWrite, num_cpus=each, concurrency=(1, max(1, cpus // each)), **options)
     try:
         for row in data.iter_rows():
-            yield pickle.loads(row["report"])
-    except ray.exceptions.RayTaskError as error:
-        cause = error
-        while (below := getattr(cause, "cause", None) or cause.__cause__) is not None:
-            cause = below
-        raise cause from None
+            result = pickle.loads(row["result"])
+            if isinstance(result, Exception):
+                raise result
+            yield result
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"Ray: {first_line(error)}; what is done is kept: start again") from error
 
@@ -99,33 +89,57 @@ class _Read:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[bytes]]]:
         for task in batch["task"]:
-            for part in self.job.parts(pickle.loads(task)):
+            for part in _or_error(self.job.parts(pickle.loads(task))):
                 yield {"part": [pickle.dumps(part, protocol=5)]}
 
 
 class _Write:
     """Parts to reports."""
 
-    def __init__(self, job: Job, threads: int | None):
-        if threads is not None:
-            _threads(threads)
-        self.write = job.worker()
+    def __init__(self, job: Job):
+        self.write = _writer(job)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
-        return {"report": [pickle.dumps(self.write(pickle.loads(part))) for part in batch["part"]]}
+        return {"result": [pickle.dumps(self.write(pickle.loads(part))) for part in batch["part"]]}
 
 
 class _ReadAndWrite:
     """Tasks to reports, in one process."""
 
-    def __init__(self, job: Job):
-        _threads(1)
-        self.job, self.write = job, job.worker()
+    def __init__(self, job: Job, threads: int):
+        _threads(threads)
+        self.job, self.write = job, _writer(job)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[bytes]]]:
         for task in batch["task"]:
-            for part in self.job.parts(pickle.loads(task)):
-                yield {"report": [pickle.dumps(self.write(part))]}
+            for part in _or_error(self.job.parts(pickle.loads(task))):
+                yield {"result": [pickle.dumps(self.write(part))]}
+
+
+def _writer(job: Job) -> Callable[[Part | Exception], Report | Exception]:
+    """The job's worker, whose errors, those of its making too, are results: Ray would try them again, and wrap them."""
+    try:
+        write = job.worker()
+    except _ERRORS as error:
+        failure = error
+        return lambda _: failure
+
+    def write_or_error(part: Part | Exception) -> Report | Exception:
+        if isinstance(part, Exception):
+            return part
+        try:
+            return write(part)
+        except _ERRORS as error:
+            return error
+
+    return write_or_error
+
+
+def _or_error(parts: Iterator[Part]) -> Iterator[Part | Exception]:
+    try:
+        yield from parts
+    except _ERRORS as error:
+        yield error
 
 
 def _threads(count: int) -> None:

@@ -1,0 +1,137 @@
+"""The engine `ray`: a cluster of three nodes on this machine, of which one is killed, gives what one process gives."""
+
+from __future__ import annotations
+
+import collections
+import json
+import threading
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from sounds import noise, write_audio
+
+from audio2img_core.bulk import encode
+from audio2img_core.checkpoint import save_single_file
+from audio2img_core.cli import main
+from audio2img_core.untrained import make_encoder
+from training.cli import main as train
+from training.sources import open_source
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.data")
+CLIPS, BAD, PART = 2000, 17, 25
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head without processors and three nodes of one, two of which say that they have a GPU."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [made.add_node(num_cpus=1, num_gpus=gpus) for gpus in (1, 1, 0)]
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    yield made, nodes
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """2,000 captioned clips of a fifth of a second, 17 of them broken, and a manifest of them."""
+    folder = tmp_path_factory.mktemp("clips")
+    for i in range(CLIPS):
+        if i % (CLIPS // BAD) == 50:
+            (folder / f"{i:04}.wav").write_bytes(b"no sound")
+        else:
+            write_audio(folder / f"{i:04}.wav", noise(0.2, seed=i), 16_000)
+    rows = [json.dumps({"audio": f"{i:04}.wav", "caption": f"noise {i}"}) + "\n" for i in range(CLIPS)]
+    (folder / "list.jsonl").write_text("".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny one, untrained."""
+    file = tmp_path_factory.mktemp("encoder") / "tiny.safetensors"
+    save_single_file(make_encoder("sd15", head="query"), file)
+    return str(file)
+
+
+def embeddings(folder):
+    """Every tensor by its name, from all parts; each must be in one of them only."""
+    found = {}
+    for part in folder.glob("*.safetensors"):
+        with safe_open(part, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - no mapping
+                assert name not in found, f"{name} is there twice"
+                found[name] = opened.get_tensor(name)
+    return found
+
+
+@pytest.mark.slow
+def test_encode_with_a_node_killed_in_the_middle(cluster, clips, encoder, tmp_path):
+    made, nodes = cluster
+    here, there = tmp_path / "here", tmp_path / "there"
+    killed = threading.Event()
+
+    def kill():
+        while len(list(there.glob("*.safetensors"))) < 10:
+            time.sleep(0.05)
+        made.remove_node(nodes[0], allow_graceful=False)
+        killed.set()
+
+    threading.Thread(target=kill, daemon=True).start()
+    arguments = ["encode", str(clips), "--encoder", encoder, "--part-size", str(PART), "--device", "cpu"]
+    arguments += ["--dtype", "float32"]
+    assert main([*arguments, "-o", str(there), "--engine", "ray"]) == 2
+    assert killed.is_set() and sum(node["Alive"] for node in ray.nodes()) == 3
+    assert main([*arguments, "-o", str(here)]) == 2
+
+    wanted, found = embeddings(here), embeddings(there)
+    assert found.keys() == wanted.keys()
+    bad = len([i for i in range(CLIPS) if i % (CLIPS // BAD) == 50])
+    assert len({name.rpartition("/")[0] for name in found}) == CLIPS - bad
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
+    for name in ("index.jsonl", "skipped.csv"):
+        lines = [sorted((folder / name).read_text().splitlines()) for folder in (here, there)]
+        assert lines[0] == lines[1]
+    # Nothing is left to do, with or without Ray.
+    times = {part: part.stat().st_mtime_ns for part in there.glob("*.safetensors")}
+    assert main([*arguments, "-o", str(there), "--engine", "ray"]) == 2
+    assert {part: part.stat().st_mtime_ns for part in there.glob("*.safetensors")} == times
+
+
+@pytest.mark.slow
+def test_prepare_gives_the_clips_of_the_local_engine(cluster, clips, tmp_path):
+    settings = ["--data", str(clips / "list.jsonl"), "--data.max_bad_share", "0.1", "--data.min_seconds", "0.1"]
+    for engine in ("local", "ray"):
+        output = ["--output", str(tmp_path / engine), "--engine", engine, "--part-size", "300", "--jobs", "1"]
+        assert train(["prepare", *settings, *output]) == 0
+    files, shards = open_source(tmp_path / "local"), open_source(tmp_path / "ray")
+    assert shards.streaming and len(shards.shards) == 7
+    with_captions = collections.Counter(clip.captions for clip in shards)
+    assert with_captions == collections.Counter(files.captions()) == collections.Counter(shards.captions())
+    assert set(with_captions.values()) == {1}
+    sounds = {clip.captions: clip.audio for clip in shards}
+    for clip in files:
+        with open(clip.audio, "rb") as file:
+            assert sounds[clip.captions] == file.read()
+    lists = [sorted((tmp_path / engine / "skipped.csv").read_text().splitlines()) for engine in ("local", "ray")]
+    assert lists[0] == lists[1] and len(lists[0]) > BAD
+
+
+def test_a_fault_on_the_cluster_is_one_line(cluster, clips, encoder, tmp_path, capsys, monkeypatch):
+    # As if another machine found another encoder at that name.
+    def settings_of(*arguments, **options):
+        return {**real(*arguments, **options), "encoder": "0123456789abcdef"}
+
+    real = encode.settings_of
+    monkeypatch.setattr(encode, "settings_of", settings_of)
+    arguments = ["encode", str(clips / "0000.wav"), "-o", str(tmp_path / "out"), "--engine", "ray"]
+    assert main([*arguments, "--encoder", encoder]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "audio2img" in line]
+    assert line == f"audio2img: error: {encoder}: is another encoder on this machine than where the work was begun"
