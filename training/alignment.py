@@ -96,6 +96,8 @@ class AlignmentLoss(nn.Module):
         bank_ids: Tensor | None = None,
         bank_pooled: Tensor | None = None,
         token_norms: Tensor | None = None,
+        log_scale: Tensor | None = None,
+        logit_bias: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The loss of a batch and its parts.
 
@@ -112,6 +114,8 @@ class AlignmentLoss(nn.Module):
             bank_pooled: [M, P] pooled embeddings of the bank; where audio_pooled is given without them, the pooled
                 loss has the batch's negatives only.
             token_norms: [T] the teacher's mean norms, for the regression.
+            log_scale, logit_bias: [] the parameters that are learned, as the wrapped encoder's forward gives them;
+                None = the parameters themselves.
 
         Returns:
             "loss" [] with the gradient; "temperature" [] and, by the names of the config's weights, each part that is
@@ -136,7 +140,7 @@ class AlignmentLoss(nn.Module):
         if text_mask is not None and text_mask.shape != audio_tokens.shape[:2]:
             raise ValueError(f"text_mask must be {list(audio_tokens.shape[:2])}, not {list(text_mask.shape)}")
 
-        temperature = self.logit_scale() if config.learned_temperature else config.temperature
+        temperature = self.logit_scale(log_scale) if config.learned_temperature else config.temperature
         weights = None
         if config.padding_weight != 1:
             weights = torch.where(text_mask.to(audio_tokens.device).bool(), 1.0, config.padding_weight)
@@ -163,7 +167,7 @@ class AlignmentLoss(nn.Module):
                     audio_pooled,
                     text_pooled,
                     logit_scale=1 / temperature,
-                    logit_bias=full_precision(self.logit_bias),
+                    logit_bias=full_precision(self.logit_bias if logit_bias is None else logit_bias),
                     caption_ids=ids,
                 )
         if config.regression:

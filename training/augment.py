@@ -80,6 +80,8 @@ def mask_features(
     freq_masks: int,
     freq_width: int,
     max_time_share: float = 0.2,
+    first: int = 0,
+    of: int | None = None,
 ) -> Tensor:
     """Time and frequency masking of SpecAugment (arXiv:1904.08779, section 2), another draw for each clip.
 
@@ -94,6 +96,8 @@ def mask_features(
         time_masks: number of time masks of a clip. time_width: the widest, in features of 20 ms.
         freq_masks: number of frequency masks of a clip. freq_width: the widest, in mel bins.
         max_time_share: no time mask is wider than this share of the valid features (the paper's p).
+        first, of: these are the clips from `first` on of a batch of so many, whose other clips are elsewhere: all
+            draws are made, so that a clip's do not depend on how the batch is shared out. None = these are all.
 
     Returns:
         [B, F, 160] of the same dtype, on the same device.
@@ -112,15 +116,21 @@ def mask_features(
     full = torch.full((batch,), frames, device=features.device)
     valid = full if mask is None else mask.to(features.device).sum(1)
     widest = (max_time_share * valid).long().clamp(max=time_width)
-    in_time = _stripes(widest, valid, time_masks, frames, generator)
+    rows = slice(first, first + batch), batch if of is None else of
+    in_time = _stripes(widest, valid, time_masks, frames, generator, *rows)
     bins = torch.full_like(full, NUM_MELS)
-    in_freq = _stripes(bins.clamp(max=freq_width), bins, freq_masks, NUM_MELS, generator).repeat(1, STACK)
+    in_freq = _stripes(bins.clamp(max=freq_width), bins, freq_masks, NUM_MELS, generator, *rows).repeat(1, STACK)
     return features.masked_fill(in_time[:, :, None] | in_freq[:, None, :], 0.0)
 
 
-def _stripes(widest: Tensor, length: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """[B, size] bool, True inside any of `count` random stripes of at most `widest` [B] within `length` [B]."""
-    draws = torch.rand(2, len(length), count, generator=generator, device=generator.device).to(length.device)
+def _stripes(
+    widest: Tensor, length: Tensor, count: int, size: int, generator: torch.Generator, rows: slice, of: int
+) -> Tensor:
+    """[B, size] bool, True inside any of `count` random stripes of at most `widest` [B] within `length` [B].
+
+    These are the `rows` of draws for `of` of them.
+    """
+    draws = torch.rand(2, of, count, generator=generator, device=generator.device)[:, rows].to(length.device)
     width = (draws[0] * (widest[:, None] + 1)).long().clamp(max=widest[:, None])
     start = (draws[1] * (length[:, None] - width + 1)).long()
     place = torch.arange(size, device=length.device)[None, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ CHECKPOINTS = "checkpoints"
 """Folder in a run's, which is the output folder of transformers' Trainer."""
 _DEFAULTS = {
     "report_to": "none",  # TensorBoard is written all the same, see `_callbacks`
-    # The learned temperature takes part outside of the wrapped forward, which DDP's search would not find.
     "ddp_find_unused_parameters": False,
     "hub_strategy": "end",
+}
+# FSDP2, each layer by itself, each process its own part of a checkpoint: any number of processes goes on with it.
+_SHARDED = {
+    "version": 2,
+    "transformer_layer_cls_to_wrap": ["Wav2Vec2BertEncoderLayer"],
+    "state_dict_type": "SHARDED_STATE_DICT",
 }
 
 
@@ -72,6 +78,8 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
 
     set_seed(arguments.seed)
     encoder = start_encoder(config, seed=arguments.seed)
+    if arguments.fsdp:
+        encoder.without_scalars()
     teach(encoder, captions, train_rows, new=not run.encoder)
     teacher.to("cpu")  # its memory is the encoder's now; mixed clips call it back
     freeze(encoder, run.freeze_layers)
@@ -172,15 +180,35 @@ def training_arguments(config: FitConfig) -> TrainingArguments:
     if given.get("save_only_model"):
         raise ValueError("trainer.save_only_model: such a run could not be gone on with; leave it out")
     early = {"load_best_model_at_end": True} if config.run.early_stopping else {}
+    given = {**given, **_shared_batch(config)}
+    if given.get("fsdp"):
+        given["fsdp_config"] = {**_SHARDED, **(given.get("fsdp_config") or {})}
     try:
         arguments = TrainingArguments(
             output_dir=str(Path(config.run.output) / CHECKPOINTS), **{**_DEFAULTS, **early, **given}
         )
     except (ValueError, TypeError, ImportError) as error:
         raise ValueError(f"section 'trainer': {first_line(error)}") from error
+    for name in ("ema_decay", "lora_rank") if arguments.fsdp else ():
+        if getattr(config.run, name):
+            raise ValueError(f"run.{name} cannot be had with trainer.fsdp: the weights lie on all processes")
     if config.run.early_stopping and arguments.eval_strategy == "no":
         raise ValueError("run.early_stopping needs evaluations: set trainer.eval_strategy to steps or epoch")
     return arguments
+
+
+def _shared_batch(config: FitConfig) -> dict[str, int]:
+    """A step's clips by process, of however many there are now."""
+    size = config.run.batch_size
+    if not size:
+        return {}
+    parts = int(os.environ.get("WORLD_SIZE", 1)) * int(config.trainer.get("gradient_accumulation_steps", 1))
+    if size % parts:
+        raise ValueError(
+            f"run.batch_size is {size}, which cannot be shared out in {parts} (processes times "
+            "gradient_accumulation_steps): choose numbers that divide it"
+        )
+    return {"per_device_train_batch_size": size // parts}
 
 
 def open_data(config: FitConfig) -> tuple[Source, Source]:

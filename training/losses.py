@@ -264,10 +264,12 @@ class LogitScale(nn.Module):
         start = nn.Parameter(torch.tensor(-math.log(temperature))) if log_scale is None else log_scale
         self.log_scale = start.requires_grad_()
 
-    def forward(self) -> Tensor:
-        """The temperature [], in float32 at least."""
+    def forward(self, log_scale: Tensor | None = None) -> Tensor:
+        """The temperature [], in float32 at least; `log_scale` [] in the place of the parameter, where it has passed
+        through the module that wraps it."""
         low, high = (-math.log(bound) for bound in reversed(TEMPERATURES))
-        return torch.exp(-_InwardClamp.apply(full_precision(self.log_scale), low, high))
+        log_scale = self.log_scale if log_scale is None else log_scale
+        return torch.exp(-_InwardClamp.apply(full_precision(log_scale), low, high))
 
 
 class _InwardClamp(torch.autograd.Function):

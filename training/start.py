@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,19 +23,38 @@ from .config import FitConfig, RunConfig
 from .gradcache import chunked
 
 
+@dataclass
+class TrainedOutput(AudioEncoderOutput):
+    """An encoder's output with what it learns of the loss, each []; None in evaluation."""
+
+    log_scale: Tensor | None = None
+    logit_bias: Tensor | None = None
+
+
 class TrainedEncoder(AudioEncoder):
     """An `AudioEncoder` that can go through a training batch in chunks, for batches larger than memory (GradCache).
 
-    The chunks lie inside of `forward` because DistributedDataParallel expects it once for each backward pass.
+    All that learns takes part in its `forward`, chunks and the loss's temperature too: DistributedDataParallel and
+    FSDP see nothing else, and expect it once for each backward pass.
     """
 
     chunk_size = 0  # clips encoded at once; 0 = all
 
     def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> AudioEncoderOutput:
-        if not self.training or not 0 < self.chunk_size < len(input_features):
+        if not self.training:
             return super().forward(input_features, attention_mask)
-        inputs = {"input_features": input_features, "attention_mask": attention_mask}
-        return chunked(super().forward, inputs, self.chunk_size)
+        if 0 < self.chunk_size < len(input_features):
+            inputs = {"input_features": input_features, "attention_mask": attention_mask}
+            heard = chunked(super().forward, inputs, self.chunk_size)
+        else:
+            heard = super().forward(input_features, attention_mask)
+        return TrainedOutput(**heard, log_scale=self.logit_scale.reshape(()), logit_bias=self.logit_bias.reshape(()))
+
+    def without_scalars(self) -> None:
+        """Make the numbers that are learned vectors of one: FSDP shards no scalars."""
+        for name in ("logit_scale", "logit_bias"):
+            scalar = getattr(self, name)
+            setattr(self, name, nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad))
 
 
 def start_encoder(config: FitConfig, *, seed: int = 0) -> TrainedEncoder:
@@ -168,5 +187,7 @@ def finished_encoder(config: AudioEncoderConfig, weights: dict[str, Tensor]) -> 
     """A plain `AudioEncoder` in evaluation mode, on the CPU, of a run's config and weights."""
     with init_empty_weights(include_buffers=False):
         encoder = AudioEncoder(config)
-    encoder.load_state_dict({name: w.detach().cpu() for name, w in weights.items()}, strict=True, assign=True)
+    shapes = {name: like.shape for name, like in encoder.state_dict().items()}  # `without_scalars` changes some
+    weights = {name: w.detach().cpu().reshape(shapes.get(name, w.shape)) for name, w in weights.items()}
+    encoder.load_state_dict(weights, strict=True, assign=True)
     return encoder.eval()

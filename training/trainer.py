@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -131,7 +132,8 @@ class AlignmentTrainer(Trainer):
             audio = {name: _gathered(tensor) for name, tensor in audio.items()}
             text = {name: _gathered(tensor) for name, tensor in text.items()}
             ids = gather_ids(ids)
-        parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms, **self.bank)
+        learned = {name: heard[name] for name in ("log_scale", "logit_bias") if name in heard}
+        parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms, **learned, **self.bank)
         loss = parts["loss"]
         if not torch.isfinite(loss):
             raise ValueError(
@@ -191,7 +193,8 @@ class AlignmentTrainer(Trainer):
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        broken = [name for name, p in self.model.named_parameters() if p.requires_grad and not p.isfinite().all()]
+        learning = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        broken = [name for name, p in learning if not (p.to_local() if isinstance(p, DTensor) else p).isfinite().all()]
         if broken:
             raise ValueError(
                 f"weights are not finite after step {self.state.global_step}, such as {broken[0]}: not saved"
@@ -241,11 +244,13 @@ class AlignmentTrainer(Trainer):
         return mask_features(
             features,
             mask,
-            seeded(self.args.seed, *self._drawn, self.args.process_index),
+            seeded(self.args.seed, *self._drawn),
             time_masks=data.time_masks,
             time_width=data.time_width,
             freq_masks=data.freq_masks,
             freq_width=data.freq_width,
+            first=self.args.process_index * len(features),
+            of=self.args.world_size * len(features),
         )
 
     def _text(self, rows: Tensor, captions: Sequence[str]) -> tuple[dict[str, Tensor | None], Tensor]:
