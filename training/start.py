@@ -25,7 +25,7 @@ from .gradcache import chunked
 
 @dataclass
 class TrainedOutput(AudioEncoderOutput):
-    """An encoder's output with what it learns of the loss, each []; None in evaluation."""
+    """An encoder's output with what it learns of the loss, each []."""
 
     log_scale: Tensor | None = None
     logit_bias: Tensor | None = None
@@ -41,14 +41,15 @@ class TrainedEncoder(AudioEncoder):
     chunk_size = 0  # clips encoded at once; 0 = all
 
     def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> AudioEncoderOutput:
-        if not self.training:
-            return super().forward(input_features, attention_mask)
-        if 0 < self.chunk_size < len(input_features):
+        if self.training and 0 < self.chunk_size < len(input_features):
             inputs = {"input_features": input_features, "attention_mask": attention_mask}
             heard = chunked(super().forward, inputs, self.chunk_size)
         else:
             heard = super().forward(input_features, attention_mask)
         return TrainedOutput(**heard, log_scale=self.logit_scale.reshape(()), logit_bias=self.logit_bias.reshape(()))
+
+    def get_input_embeddings(self) -> None:
+        """Sound has none; Accelerate asks when it shards a model."""
 
     def without_scalars(self) -> None:
         """Make the numbers that are learned vectors of one: FSDP shards no scalars."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -99,6 +100,13 @@ class AlignmentTrainer(Trainer):
         self._batches = 0
         self._drawn = (-1, 0)  # step and number of the micro-batch that was masked last
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """As Trainer's; FSDP on processes without accelerators too, which torch can and Accelerate passes over."""
+        state = PartialState()
+        if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = DistributedType.MULTI_GPU  # the kind that Accelerate turns into FSDP
+        super().create_accelerator_and_postprocess()
+
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -116,14 +124,15 @@ class AlignmentTrainer(Trainer):
         )
         if training:
             features = self._masked(features, mask)
-        heard = model(input_features=features, attention_mask=mask)
-        audio = {"audio_tokens": heard.tokens, "audio_pooled": heard.pooled}
+        heard = dict(model(input_features=features, attention_mask=mask))
+        learned = {name: heard.pop(name) for name in ("log_scale", "logit_bias") if name in heard}
+        audio = {"audio_tokens": heard["tokens"], "audio_pooled": heard.get("pooled")}
         right = inputs["right"]
         good = rows >= 0
         if not training and not good.all():  # stand-ins for clips that could not be read
             if not good.any():
-                nothing = heard.tokens.sum() * 0.0
-                return (nothing, dict(heard)) if return_outputs else nothing
+                nothing = heard["tokens"].sum() * 0.0
+                return (nothing, heard) if return_outputs else nothing
             audio = {name: None if tensor is None else tensor[good] for name, tensor in audio.items()}
             rows, right = rows[good], right[good]
         text, ids = self._text(rows, inputs["caption"])
@@ -132,7 +141,6 @@ class AlignmentTrainer(Trainer):
             audio = {name: _gathered(tensor) for name, tensor in audio.items()}
             text = {name: _gathered(tensor) for name, tensor in text.items()}
             ids = gather_ids(ids)
-        learned = {name: heard[name] for name in ("log_scale", "logit_bias") if name in heard}
         parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms, **learned, **self.bank)
         loss = parts["loss"]
         if not torch.isfinite(loss):
@@ -144,7 +152,7 @@ class AlignmentTrainer(Trainer):
             for name, part in parts.items():
                 if name != "loss":
                     self._parts[name] = self._parts.get(name, 0.0) + part
-        return (loss, dict(heard)) if return_outputs else loss
+        return (loss, heard) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the means of the loss's parts beside the loss."""
@@ -213,6 +221,9 @@ class AlignmentTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if best.is_dir():  # Trainer's other ranks looked before it was there, and kept the best one before
+            self.state.best_model_checkpoint = str(best)
         if self.args.should_save:
             mark_whole(folder)
             rotate(self.args.output_dir, limit, best=self.state.best_global_step)

@@ -1,0 +1,154 @@
+"""One training on 1, 2 and 4 processes, by DDP and FSDP2: the same losses, and on with another number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from audio2img_core import AudioEncoder
+from audio2img_core.untrained import make_encoder
+from training.checkpoints import whole_checkpoints
+from training.cli import main
+
+ROOT = Path(__file__).parents[2]
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny encoder without dropout, whose random numbers would differ from process to process."""
+    made = make_encoder("sd15", head="query")
+    for name in vars(made.config.backbone):
+        if "drop" in name:
+            setattr(made.config.backbone, name, 0.0)
+    folder = tmp_path_factory.mktemp("encoder")
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def settings(words, sounds, encoder):
+    def make(output, *, fsdp: bool, **more: str) -> list[str]:
+        sharded = {"trainer.fsdp": "true"} if fsdp else {}
+        return words(
+            output,
+            **{
+                "run.encoder": encoder,
+                "run.eval_data": str(sounds),
+                "run.batch_size": "8",
+                "trainer.max_steps": str(STEPS),
+                "trainer.logging_steps": "1",
+                "trainer.save_steps": "4",
+                "trainer.eval_steps": "4",
+                "trainer.learning_rate": "1e-2",
+                "trainer.max_grad_norm": "1.0",
+                "data.time_masks": "2",
+                "data.freq_masks": "1",
+                **sharded,
+                **more,
+            },
+        )
+
+    return make
+
+
+def start(words: list[str], processes: int, *options: str) -> subprocess.Popen:
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options, "-m", "training"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", *launcher, "fit", *words, "--preset", "default"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-5000:]
+    return output
+
+
+def wait_for_step(process: subprocess.Popen, output: Path, step: int) -> None:
+    while not ((output / "metrics.jsonl").exists() and step in losses(output)):
+        assert process.poll() is None, process.communicate()[0][-5000:]
+        time.sleep(0.01)
+
+
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "fit" in child.cmdline()]
+
+
+def losses(output: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    trained = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert len(trained) == len(dict(trained)), "a step is there twice"
+    return dict(trained)
+
+
+@pytest.fixture
+def one_process(settings, tmp_path_factory, done={}):  # noqa: B006 - trained once
+    if not done:
+        output = tmp_path_factory.mktemp("one") / "run"
+        finish(start(settings(output, fsdp=False), 1))
+        done["output"] = output
+    return done["output"]
+
+
+def check_equal(output: Path, one: Path) -> None:
+    """The same losses, and the same encoder at the end."""
+    assert losses(output) == pytest.approx(losses(one), rel=1e-4)
+    ends = [AudioEncoder.from_pretrained(folder / "encoder.safetensors").state_dict() for folder in (one, output)]
+    assert ends[0].keys() == ends[1].keys()
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(ends[1][name], weight, atol=1e-3, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "fsdp"), [(2, False), (4, False), (2, True), (4, True)])
+def test_the_losses_of_one_process(settings, one_process, tmp_path, processes, fsdp):
+    finish(start(settings(tmp_path / "run", fsdp=fsdp), processes))
+    check_equal(tmp_path / "run", one_process)
+    last = whole_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert len(list(last.glob("pytorch_model_fsdp_0/*.distcp"))) == (processes if fsdp else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_killed_on_four_processes_and_gone_on_with_on_two(settings, one_process, tmp_path, fsdp):
+    words = settings(tmp_path / "run", fsdp=fsdp)
+    first = start(words, 4)
+    wait_for_step(first, tmp_path / "run", 5)
+    for process in [*workers(first), psutil.Process(first.pid)]:
+        process.kill()
+    first.communicate()
+    assert [path.name for path in whole_checkpoints(tmp_path / "run" / "checkpoints")] == ["checkpoint-4"]
+    assert "going on from" in finish(start(words, 2))
+    check_equal(tmp_path / "run", one_process)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_when_a_process_dies(settings, one_process, tmp_path):
+    run = start(settings(tmp_path / "run", fsdp=False), 2, "--max-restarts=1")
+    wait_for_step(run, tmp_path / "run", 5)
+    workers(run)[0].kill()
+    assert "going on from" in finish(run)
+    check_equal(tmp_path / "run", one_process)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"run.batch_size": "8", "trainer.gradient_accumulation_steps": "3"}, "run.batch_size is 8, which cannot be"),
+        ({"trainer.fsdp": "true", "run.ema_decay": "0.9"}, "run.ema_decay cannot be had with trainer.fsdp"),
+        ({"trainer.fsdp": "true", "run.lora_rank": "4"}, "run.lora_rank cannot be had with trainer.fsdp"),
+        ({"trainer.fsdp": "true"}, "only works in distributed training"),
+    ],
+)
+def test_what_cannot_be_shared_out(words, tmp_path, capsys, more, says):
+    assert main(["fit", "--preset", "default", *words(tmp_path / "run", **more)]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
