@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -95,6 +96,7 @@ class AlignmentLoss(nn.Module):
         bank: Tensor | None = None,
         bank_ids: Tensor | None = None,
         bank_pooled: Tensor | None = None,
+        bank_join: Callable[[Tensor], Tensor] | None = None,
         token_norms: Tensor | None = None,
         log_scale: Tensor | None = None,
         logit_bias: Tensor | None = None,
@@ -113,6 +115,7 @@ class AlignmentLoss(nn.Module):
             bank_ids: [M] caption ids of the bank; needed where both are set.
             bank_pooled: [M, P] pooled embeddings of the bank; where audio_pooled is given without them, the pooled
                 loss has the batch's negatives only.
+            bank_join: of a bank that is split over processes, as of `sequence_contrastive`.
             token_norms: [T] the teacher's mean norms, for the regression.
             log_scale, logit_bias: [] the parameters that are learned, as the wrapped encoder's forward gives them;
                 None = the parameters themselves.
@@ -145,7 +148,10 @@ class AlignmentLoss(nn.Module):
         if config.padding_weight != 1:
             weights = torch.where(text_mask.to(audio_tokens.device).bool(), 1.0, config.padding_weight)
         ids = caption_ids if config.mask_repeated else None
-        negatives = {"bank": bank, "bank_ids": bank_ids if config.mask_repeated else None} if config.bank else {}
+        negatives = {}
+        if config.bank:
+            ids_of_bank = bank_ids if config.mask_repeated else None
+            negatives = {"bank": bank, "bank_ids": ids_of_bank, "bank_join": bank_join}
         contrastive = {"temperature": temperature, "symmetric": config.symmetric, "caption_ids": ids}
 
         parts: dict[str, Tensor] = {}

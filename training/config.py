@@ -23,7 +23,15 @@ PRESETS = Path(__file__).parent / "presets"
 
 _MOST_NAMES = 40  # that an error lists
 _SHARES = (("eval_share", 0, 1), ("layer_decay", 0, 1), ("ema_decay", 0, 1), ("lora_dropout", 0, 1))
-_COUNTS = {"batch_size": 0, "chunk_size": 0, "freeze_layers": 0, "lora_rank": 0, "lora_alpha": 1, "early_stopping": 0}
+_COUNTS = {
+    "batch_size": 0,
+    "bank_bytes": 1,
+    "chunk_size": 0,
+    "freeze_layers": 0,
+    "lora_rank": 0,
+    "lora_alpha": 1,
+    "early_stopping": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class RunConfig:
     output: str = ""  # folder of the run
     captions: str = ""  # folder of cached captions; empty = captions/ of prepared data, else of the output folder
     batch_size: int = 0  # clips of a step, shared out over however many processes there are; 0 = as trainer says
+    bank_bytes: int = 2**31  # of captions that one process holds as negatives; a larger bank is split over them all
     chunk_size: int = 0  # clips encoded at once, for batches larger than memory (GradCache); 0 = the whole batch
     freeze_layers: int = 0  # lowest layers of the backbone that stay as they are, its feature projection with them
     lora_rank: int = 0  # of low-rank adapters on the backbone's linear layers, which then learn in its place; 0 = none

@@ -96,6 +96,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
         most_captions=max(len(captions) for part in (source, judged) for captions in part.captions()),
         mask_padding=run.mask_padding,
         ema_decay=run.ema_decay,
+        bank_bytes=run.bank_bytes,
         train_dataset=clip_items(
             source, config.data, seed=arguments.seed, **({"endless": True} if source.streaming else {})
         ),

@@ -51,6 +51,7 @@ def sequence_contrastive(
     bank: Tensor | None = None,
     caption_ids: Tensor | None = None,
     bank_ids: Tensor | None = None,
+    bank_join: Callable[[Tensor], Tensor] | None = None,
     position_weights: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss at every position: which of the captions does token t of clip i belong to?
@@ -73,6 +74,8 @@ def sequence_contrastive(
             [B, K]: of a clip's own caption, and behind it of further ones that are right for its sound, which are no
             negatives either; a number that no caption has fills up.
         bank_ids: [M] the same for the bank, which may so hold the batch's own captions too.
+        bank_join: the bank is split, and each process has its own part of it and the same batch: what joins [1, ...] of
+            them to [processes, ...], with gradients, as `gather.gather_with_gradients`. None = this is all of it.
         position_weights: [B, T] or [T], at least 0, of position t of pair i in the mean; None = all equal.
 
     Raises:
@@ -87,9 +90,11 @@ def sequence_contrastive(
         scores = _without(scores, _right_pairs(caption_ids).fill_diagonal_(False))
     own = scores.diagonal(dim1=1, dim2=2)
     partition = scores.logsumexp(2)
-    if bank is not None:
-        chunks = _bank_partitions(audio, bank, temperature, caption_ids, bank_ids)
-        partition = torch.stack([partition, *chunks]).logsumexp(0)
+    if bank is not None and len(bank):
+        parts = torch.stack(list(_bank_partitions(audio, bank, temperature, caption_ids, bank_ids)))
+        if bank_join is not None:
+            parts = bank_join(parts.logsumexp(0, keepdim=True))
+        partition = torch.cat([partition[None], parts]).logsumexp(0)
     if symmetric:
         partition = (partition + scores.logsumexp(1)) / 2
     return _weighted_mean((partition - own).T, position_weights)
@@ -104,6 +109,7 @@ def pooled_contrastive(
     bank: Tensor | None = None,
     caption_ids: Tensor | None = None,
     bank_ids: Tensor | None = None,
+    bank_join: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """CLIP's loss over pooled embeddings [B, P] (arXiv:2103.00020, figure 3; the temperature is its initial one).
 
@@ -127,6 +133,7 @@ def pooled_contrastive(
         bank=None if bank is None else bank[:, None],
         caption_ids=caption_ids,
         bank_ids=bank_ids,
+        bank_join=bank_join,
     )
 
 

@@ -36,7 +36,6 @@ from .gather import gather_ids, gather_with_gradients
 from .skiplog import SkipLog
 
 _MOST_CAPTIONS = 64  # of one clip that are known to be right for it; more are taken for negatives
-_BANK_BYTES = 2**31  # a bank of captions up to this size is kept on the training device
 
 
 class AlignmentTrainer(Trainer):
@@ -57,6 +56,8 @@ class AlignmentTrainer(Trainer):
         most_captions: of one clip.
         mask_padding: see `features.batch_features`.
         ema_decay: of the average of the weights, which is then what is judged and kept; 0 = none.
+        bank_bytes: of the captions that are kept on the training device as negatives. More are split over the processes
+            of the run, each then with its own part in evaluations; what is still too large stays in the CPU's memory.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class AlignmentTrainer(Trainer):
         most_captions: int = 1,
         mask_padding: bool = True,
         ema_decay: float = 0.0,
+        bank_bytes: int = 2**31,
         **options: Any,
     ):
         args.remove_unused_columns = False
@@ -90,7 +92,7 @@ class AlignmentTrainer(Trainer):
         self.most_captions = min(most_captions, _MOST_CAPTIONS)
         self.model_accepts_loss_kwargs = False  # the loss is a mean already: Trainer divides it for accumulation
         self.token_norms = self._here(captions.token_norms(train_rows)[self.positions])
-        self.bank = self._bank(train_rows) if loss.config.bank else {}
+        self.bank = self._bank(train_rows, bank_bytes) if loss.config.bank else {}
         self.window = model.config.window
         self.average = WeightAverage(model, ema_decay) if ema_decay else None
         if self.average is not None:
@@ -141,7 +143,8 @@ class AlignmentTrainer(Trainer):
             audio = {name: _gathered(tensor) for name, tensor in audio.items()}
             text = {name: _gathered(tensor) for name, tensor in text.items()}
             ids = gather_ids(ids)
-        parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms, **learned, **self.bank)
+        bank = self.bank if training or not self.bank else {**self.bank, "bank_join": None}
+        parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms, **learned, **bank)
         loss = parts["loss"]
         if not torch.isfinite(loss):
             raise ValueError(
@@ -282,13 +285,17 @@ class AlignmentTrainer(Trainer):
         text = {"text_tokens": tokens[:, self.positions], "text_pooled": pooled, "text_mask": mask[:, self.positions]}
         return {name: self._here(tensor) for name, tensor in text.items()}, ids
 
-    def _bank(self, rows: Sequence[int]) -> dict[str, Tensor | None]:
+    def _bank(self, rows: Sequence[int], most: int) -> dict[str, Any]:
+        one = self.captions.tokens(rows[:1], dtype=torch.float16)[:, self.positions].nbytes
+        split = self.args.world_size if one * len(rows) > most and len(rows) >= self.args.world_size else 1
+        rows = rows[self.args.process_index % split :: split]
         tokens = self.captions.tokens(rows, dtype=torch.float16)[:, self.positions]
         return {
             # A larger one stays where it is: the loss fetches it in parts.
-            "bank": self._here(tokens) if tokens.nbytes <= _BANK_BYTES else tokens,
+            "bank": self._here(tokens) if tokens.nbytes <= most else tokens,
             "bank_pooled": self._here(self.captions.pooled(rows)),
             "bank_ids": torch.tensor(list(rows)),
+            "bank_join": gather_with_gradients if split > 1 else None,
         }
 
     def _here(self, tensor: Tensor | None) -> Tensor | None:

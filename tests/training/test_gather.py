@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -56,7 +57,25 @@ class OwnRows(Model):
         return nn.functional.cross_entropy(scores, mine[:, None].repeat(1, POSITIONS))
 
 
-MODELS = {"whole": Model, "chunked": lambda: Model(chunk_size=3), "own rows": OwnRows}
+class SplitBank(Model):
+    """A bank of captions of which each rank has every second one."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = AlignmentLoss(replace(CONFIG, bank=True))
+        generator = torch.Generator().manual_seed(2)
+        self.bank = torch.randn(7, POSITIONS, WIDTH, generator=generator)
+        self.bank_ids = torch.tensor([0, 3, *range(100, 105)])  # some are the batch's own
+
+    def forward(self, sound, text, caption_ids):
+        audio, text = gather_with_gradients(self.encoder(sound)), gather_with_gradients(text)
+        mine = slice(dist.get_rank(), None, WORLD) if dist.is_initialized() else slice(None)
+        bank = {"bank": self.bank[mine], "bank_ids": self.bank_ids[mine]}
+        bank["bank_join"] = gather_with_gradients if dist.is_initialized() else None
+        return self.loss(audio, text, caption_ids=gather_ids(caption_ids), **bank)["loss"]
+
+
+MODELS = {"whole": Model, "chunked": lambda: Model(chunk_size=3), "own rows": OwnRows, "split bank": SplitBank}
 
 
 def joined_batch() -> dict[str, torch.Tensor]:

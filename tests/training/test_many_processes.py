@@ -63,6 +63,8 @@ def settings(words, sounds, encoder):
 def start(words: list[str], processes: int, *options: str) -> subprocess.Popen:
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options, "-m", "training"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # torch 2.13 shows processes that are started again the addresses of those that died in the store they share.
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     command = [sys.executable, "-m", *launcher, "fit", *words, "--preset", "default"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -109,9 +111,10 @@ def check_equal(output: Path, one: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "fsdp"), [(2, False), (4, False), (2, True), (4, True)])
+@pytest.mark.parametrize(("processes", "fsdp"), [(4, False), (2, True)])
 def test_the_losses_of_one_process(settings, one_process, tmp_path, processes, fsdp):
-    finish(start(settings(tmp_path / "run", fsdp=fsdp), processes))
+    more = {"run.bank_bytes": "100000"} if processes == 4 else {}  # of four captions: the bank is split
+    finish(start(settings(tmp_path / "run", fsdp=fsdp, **more), processes))
     check_equal(tmp_path / "run", one_process)
     last = whole_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert len(list(last.glob("pytorch_model_fsdp_0/*.distcp"))) == (processes if fsdp else 0)
