@@ -29,7 +29,7 @@ import httpx  # noqa: E402
 import psutil  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.paired import machine, write_result  # noqa: E402
+from benchmarks.paired import machine, read_result, write_result  # noqa: E402
 
 SOUNDS = sorted((ROOT / "examples").glob("*.flac"))
 CALLERS = 8
@@ -155,15 +155,21 @@ def through_page(count: int) -> dict:
         server.wait()
 
 
+WAYS = {"pipeline": through_pipeline, "page": through_page}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000, help="pictures by each way (default: %(default)s)")
+    parser.add_argument("--only", choices=list(WAYS), help="one of the two ways")
     parser.add_argument("--draw", type=int, help="draw so many in this process")
     args = parser.parse_args()
     if args.draw:
         draw_many(args.draw)
         return
-    rows = {"pipeline": through_pipeline(args.count), "page": through_page(args.count)}
+    rows = {way: run(args.count) for way, run in WAYS.items() if args.only in (None, way)}
+    if args.only:  # the other's figures are those of its last run
+        rows = {**{way: row for way, row in read_result("long_run").items() if way in WAYS}, **rows}
     print("| way | answers | hung up | wrong | memory, second quarter | last | open files | at the end |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for way, row in rows.items():

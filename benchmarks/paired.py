@@ -83,3 +83,9 @@ def write_result(name: str, result: dict[str, Any]) -> None:
         name += "-" + card.lower().replace(" ", "-")
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def read_result(name: str) -> dict[str, Any]:
+    """What `benchmarks/results/NAME.json` holds; nothing where there is none."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -17,6 +17,8 @@ from .page import build_page
 from .studio import Studio
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"  # of a checkout; an installed package has none
+# Gradio keeps 0.1 MB of each caller, of 10,000 if it is let; the page has nothing to remember of them.
+_SESSIONS = 100
 
 
 def find_examples(folder: Path = _EXAMPLES) -> list[tuple[Path, str]]:
@@ -50,6 +52,7 @@ def serve(studio: Studio, *, host: str = "127.0.0.1", port: int = 7860, share: b
         share=share,
         theme=theme(),
         css=CSS,
+        state_session_capacity=_SESSIONS,
         max_file_size=round(studio.limits.megabytes * 1e6),
         show_error=True,
         ssr_mode=False,

@@ -237,6 +237,26 @@ def test_twenty_requests_at_once_get_their_own_answers_in_order(client, address,
     assert len(set(pixels)) == 20 and draw(client, sounds["tone.wav"], steps=3, seed=13)[0][0].tobytes() == pixels[13]
 
 
+def test_what_is_kept_of_callers_does_not_grow(models, sounds, monkeypatch):
+    from audio2img_core.app import server
+    from audio2img_core.app.studio import Studio
+
+    monkeypatch.setattr(server, "_SESSIONS", 3)
+    studio = Studio(AudioToImagePipeline.from_pretrained(*models), encoder=models[0], diffusion=models[1])
+    page, where = server.serve(studio, port=free_port())
+    try:
+        with open(sounds["tone.wav"], "rb") as file:
+            uploaded = httpx.post(f"{where}/gradio_api/upload", files={"files": file}).json()[0]
+        for seed in range(8):
+            asked = {"sound": {"path": uploaded, "meta": {"_type": "gradio.FileData"}}, "steps": 1, "seed": seed}
+            event = httpx.post(f"{where}/gradio_api/call/v2/draw", json=asked).json()["event_id"]
+            assert "complete" in httpx.get(f"{where}/gradio_api/call/v2/draw/{event}", timeout=300).text
+        assert 1 <= len(page.app.state_holder.session_data) <= 4
+    finally:
+        page.close(verbose=False)
+        studio.close()
+
+
 def test_pictures_are_drawn_between_the_windows_and_pictures_of_a_film(models, sounds):
     """A visitor does not wait for the whole film of another, neither while it is heard nor while it is drawn."""
     from audio2img_core.app.studio import Drawing, Studio
