@@ -1,7 +1,7 @@
-"""Train on a Ray cluster: `python docs/ray_train.py --workers 8 --gpu mine.yaml`, on the machine where Ray's head runs.
+"""Train on a Ray cluster: `python docs/ray_train.py --workers 8 --gpu mine.yaml`, where Ray's head runs.
 
-Each worker of Ray Train is one rank; the training is `audio2img-train fit` with these settings, unchanged. A worker or a
-machine that dies has the group started again, and the run goes on from its last whole checkpoint. `run.output`,
+Each worker of Ray Train is one rank; the training is `audio2img-train fit` with these settings, unchanged. A worker or
+a machine that dies has the group started again, and the run goes on from its last whole checkpoint. `run.output`,
 `run.captions` and the data must be at places that all machines see. Needs `pip install "ray[train]"`.
 """
 

@@ -17,6 +17,8 @@ import torch
 import yaml
 from pages import FOREIGN, KINDS, OURS, PAGES, ROOT, commands, parse, read_blocks
 
+from benchmarks import scale
+
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 STEPS = ["--trainer.max_steps", "2"]  # of every training, whatever the page says: the last flag wins
@@ -162,6 +164,11 @@ def heading_names(text: str) -> set[str]:
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE))
     return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+def test_the_tables_of_scale_are_those_of_its_script():
+    page = scale.PAGE.read_text(encoding="utf-8")
+    assert scale.filled(page, scale.tables(scale.Prices())) == page and page.count("<!-- end -->") == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

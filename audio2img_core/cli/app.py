@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import socket
+import tempfile
 import threading
 from typing import Any
 
@@ -63,6 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stopped.set())
     page: Any = None
+    # Gradio would keep uploads under names that another page of this machine gives the same sounds, and removes.
+    uploads = tempfile.TemporaryDirectory(prefix="audio2img-uploads-")
+    os.environ.setdefault("GRADIO_TEMP_DIR", uploads.name)
     try:
         page, address = serve(studio, host=arguments.host, port=arguments.port, share=arguments.share)
         print(f"audio2img: {address} (stop with Ctrl-C)", flush=True)
@@ -71,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         studio.close()  # first: who still waits is told so by the page
         if page is not None:
             page.close(verbose=False)
+        uploads.cleanup()
     return 0
 
 
