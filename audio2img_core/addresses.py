@@ -36,16 +36,16 @@ def base_name(name: str) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1] if is_address(name) else os.path.basename(name)
 
 
-def parent(name: str) -> str:
-    """The folder of a path or address."""
-    return name.rstrip("/").rsplit("/", 1)[0] if is_address(name) else os.path.dirname(name)
-
-
 def beside(file: str, other: str) -> str:
-    """What a file calls `other`: an address, an absolute path, or a name relative to the file's folder."""
+    """What a file calls `other`: an address, a name relative to the file's folder or, of a local file, any path."""
     if is_address(other):
         return other
-    return joined(parent(file), other) if is_address(file) else str(Path(file).parent / other)
+    return f"{file.rsplit('/', 1)[0]}/{other}" if is_address(file) else str(Path(file).parent / other)
+
+
+def absolute(name: str) -> str:
+    """A path as other processes understand it; an address as it is."""
+    return name if is_address(name) else os.path.abspath(name)
 
 
 def below(file: str, folder: str) -> str:
@@ -101,9 +101,13 @@ def write(name: str, content: bytes) -> None:
     with _asking(name):
         system, path = _filesystem(name)
         try:
-            if not _FLAT.intersection(system.protocol if isinstance(system.protocol, tuple) else [system.protocol]):
-                system.makedirs(system._parent(path), exist_ok=True)
-            system.pipe_file(path, content)  # object stores show an object when all of it is there
+            if _FLAT.intersection(system.protocol if isinstance(system.protocol, tuple) else [system.protocol]):
+                system.pipe_file(path, content)  # an object is there when all of it is
+            else:
+                folder, _, last = path.rpartition("/")
+                system.makedirs(folder, exist_ok=True)
+                system.pipe_file(f"{folder}/.{last}.partial", content)
+                system.mv(f"{folder}/.{last}.partial", path)
         except FileNotFoundError as error:
             raise OSError(f"cannot be written: {first_line(error)}") from error
 
@@ -151,7 +155,30 @@ def matching(pattern: str) -> list[str]:
     with _asking(pattern):
         system, path = _filesystem(pattern)
         system.invalidate_cache()
-        return sorted(system.unstrip_protocol(file) for file in system.glob(path))
+        found = sorted(system.glob(path))
+    protocol, rooted = pattern.split("://", 1)
+    return [f"{protocol}://{file if rooted.startswith('/') else file.lstrip('/')}" for file in found]
+
+
+def absent(names: list[str]) -> list[str]:
+    """Those of these files that are not there; a store is asked once for each of their folders.
+
+    Raises:
+        OSError, ValueError, ImportError: as `opened`.
+    """
+    if not names or not is_address(names[0]):
+        return [name for name in names if not os.path.isfile(name)]
+    with _asking(names[0]):
+        system, _ = _filesystem(names[0])
+        system.invalidate_cache()
+        paths = {name: system._strip_protocol(name) for name in names}
+        if len(names) == 1:
+            return [name for name in names if not system.exists(paths[name])]
+        there: set[str] = set()
+        for folder in {system._parent(path) for path in paths.values()}:
+            with contextlib.suppress(FileNotFoundError):
+                there.update(system.ls(folder, detail=False))
+        return [name for name in names if paths[name] not in there]
 
 
 def _filesystem(name: str) -> tuple[Any, str]:
@@ -194,6 +221,18 @@ class _Named:
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._file, attribute)
+
+    def read(self, *sizes: int) -> bytes:
+        with _asking(self.name):
+            return self._file.read(*sizes)
+
+    def readinto(self, buffer: Any) -> int:
+        with _asking(self.name):
+            return self._file.readinto(buffer)
+
+    def seek(self, *places: int) -> int:
+        with _asking(self.name):
+            return self._file.seek(*places)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._file)

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from torch import Tensor
 
-from .addresses import base_name, beside, files_below, is_address, kind, opened
+from .addresses import absolute, base_name, beside, files_below, is_address, kind, opened
 from .audio import stream_mono
 from .files import AUDIO_SUFFIXES
 from .tables import AUDIO_COLUMNS, part_name, read_table, span, table_kind
@@ -74,7 +74,7 @@ def list_sounds(inputs: Iterable[str]) -> tuple[list[Sound], list[str]]:
     shards: list[str] = []
     for name in inputs:
         if is_tar(name):
-            shards += find_shards(name)
+            shards += map(absolute, find_shards(name))
             continue
         found = kind(name)
         if found is None:
@@ -85,12 +85,12 @@ def list_sounds(inputs: Iterable[str]) -> tuple[list[Sound], list[str]]:
             below = [file for file in files if PurePath(file).suffix.lower() in AUDIO_SUFFIXES]
             if not below and not tars:
                 raise ValueError(f"{name}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
-            shards += tars
-            sounds |= {_key(file): Sound(_key(file), file) for file in below}
+            shards += map(absolute, tars)
+            sounds |= {sound.key: sound for sound in map(_sound, below)}
         elif table_kind(name):
             sounds |= {sound.key: sound for sound in _manifest(name)}
         else:
-            sounds[_key(name)] = Sound(_key(name), name)
+            sounds[_key(name)] = _sound(name)
     return list(sounds.values()), list(dict.fromkeys(shards))
 
 
@@ -101,6 +101,13 @@ def tar_sound(sample: Sample, shard: str) -> Sound:
 
 def _key(name: str) -> str:
     return name if is_address(name) else PurePath(name).as_posix()
+
+
+def _sound(name: str) -> Sound:
+    key = _key(name)
+    if not key.isprintable() or key.encode("utf-8", "replace") != key.encode("utf-8", "surrogateescape"):
+        return Sound(ascii(key), b"", problem="its name is not UTF-8 that can be printed")
+    return Sound(key, absolute(name))
 
 
 def _manifest(name: str) -> Iterator[Sound]:
@@ -118,7 +125,7 @@ def _manifest(name: str) -> Iterator[Sound]:
             yield Sound(f"{base_name(name)}:{number}", b"", problem=str(error))
             continue
         audio = beside(name, audio.strip())
-        yield Sound(part_name(_key(audio), start, end), audio, start, end)
+        yield Sound(part_name(_key(audio), start, end), absolute(audio), start, end)
 
 
 class _NamedBytes(io.BytesIO):

@@ -46,8 +46,8 @@ def span(start: object, end: object) -> tuple[float, float | None]:
     for value in (start, end):
         try:
             number = math.nan if value is None or value == "" else float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{one_line(str(value))!r} is not a number of seconds") from None
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{one_line(str(value)[:40])!r} is not a number of seconds") from None
         seconds.append(None if math.isnan(number) else number)
     begin = seconds[0] or 0.0
     if not 0 <= begin < math.inf or (seconds[1] is not None and seconds[1] <= begin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tarfile
 import zlib
@@ -9,13 +10,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from lzma import LZMAError
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
-from .addresses import is_address, kind, matching, opened
+from .addresses import absent, matching, opened
+from .checks import first_line
 from .files import AUDIO_SUFFIXES
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, LZMAError)
-"""What reading a damaged shard raises."""
+_MOST_BYTES = 2**30  # of one member: a header may claim anything
+_DAMAGE = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, LZMAError)
+_DAMAGE += (ValueError, OverflowError, MemoryError, RecursionError)  # what strange headers make of tarfile
+
+
+class DamagedShard(ValueError):
+    """A tar file that ends in the middle, or whose headers cannot be."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,9 @@ def find_shards(pattern: str) -> list[str]:
         FileNotFoundError: none, or not all, are there.
     """
     names = list(_braces(pattern))
-    if any(re.search(r"[*?[]", name) for name in names):
-        names = [file for name in names for file in matching(name)]
-        missing = []
-    elif is_address(pattern):
-        # One question for all: a store may hold thousands of them.
-        there = {file for folder in {name.rsplit("/", 1)[0] for name in names} for file in matching(f"{folder}/*")}
-        missing = [name for name in names if name not in there]
-    else:
-        missing = [name for name in names if kind(name) != "file"]
+    missing = absent(names)
+    if len(missing) == len(names) and any(re.search(r"[*?[]", name) for name in names):
+        names, missing = [file for name in names for file in matching(name)], []
     if not names or len(missing) == len(names):
         raise FileNotFoundError(f"{pattern}: no such shard")
     if missing:
@@ -75,10 +77,18 @@ def read_shard(
         audio: False leaves the sounds unread (empty bytes).
 
     Raises:
-        TAR_ERRORS: it is damaged; the whole samples before come out.
+        DamagedShard: the whole samples before come out. OSError, ImportError: it cannot be read now.
     """
+    with opened(shard) as file:
+        try:
+            yield from _read_samples(file, wanted, audio=audio)
+        except _DAMAGE as error:
+            raise DamagedShard(first_line(error) if str(error) else type(error).__name__) from error
+
+
+def _read_samples(file: BinaryIO, wanted: Callable[[int], bool], *, audio: bool) -> Iterator[Sample]:
     name, number, sample = None, -1, None
-    with opened(shard) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
+    with tarfile.open(fileobj=file, mode="r:*") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # or all headers of the shard stay in memory
             path = PurePosixPath(member.name)
@@ -90,6 +100,8 @@ def read_shard(
                     yield sample
                 name, number = base, number + 1
                 sample = Sample(base, number) if wanted(number) else None
+            if member.issparse() or member.size > _MOST_BYTES:
+                raise tarfile.ReadError(f"a member claims {member.size} bytes")
             suffix = path.suffix.lower()
             if sample is None or suffix not in AUDIO_SUFFIXES | {".txt", ".json"}:
                 continue

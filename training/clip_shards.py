@@ -75,9 +75,10 @@ class PrepareJob(Job):
             member = tarfile.TarInfo.frombuf(read(file, 0, _BLOCK), "utf-8", "strict")
             if member.name != _HEADER:
                 raise ValueError(member.name)
-            return json.loads(read(file, _BLOCK, _BLOCK + member.size))
+            facts = json.loads(read(file, _BLOCK, _BLOCK + member.size))
         except (tarfile.TarError, ValueError) as error:
             raise ValueError(f"{file}: is no shard of prepared clips; choose another output") from error
+        return self.checked(facts, file)
 
     def line(self, key: str, entry: Sequence[str]) -> dict[str, Any]:
         """The clip and its captions."""

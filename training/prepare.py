@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from audio2img_core.addresses import is_address
+from audio2img_core.addresses import absolute, is_address
 from audio2img_core.bulk.parts import SKIPPED, Folder, Problem
 from audio2img_core.bulk.parts import engine as engine_of
 from audio2img_core.checks import positive_int
@@ -83,13 +84,14 @@ def prepare(
         check_writable(run.output)
     elif run.teacher and not run.captions:
         raise ValueError(f"{run.output}: captions are cached in a folder of this machine: name run.captions")
-    source = open_source(run.data, split=run.split or None)
+    shared = engine == "ray" and os.path.exists(run.data)  # by a name that other processes understand
+    source = open_source(absolute(run.data) if shared else run.data, split=run.split or None)
     teacher = Teacher.from_pretrained(run.teacher, run.target) if run.teacher else None
     cut = _cut(config.data)
     settings = {"data": run.data, "split": run.split, **asdict(cut)}
     if engine == "ray" or is_address(run.output):
         lazy = source if isinstance(source, DatasetSource) else None
-        job = PrepareJob(run.output, settings, cut, part_size, lazy)
+        job = PrepareJob(absolute(run.output), settings, cut, part_size, lazy)
         said, bad = _to_shards(source, job, engine, config.data.max_bad_share, on_clip)
     else:
         said, bad = _to_files(source, Path(run.output), settings, cut, jobs, config.data.max_bad_share, on_clip)
@@ -108,12 +110,15 @@ def _to_shards(
 ) -> tuple[list[Sequence[str]], int]:
     """Captions of each clip that could be prepared, and how many could not."""
     run_tasks = engine_of(engine)
+    if not is_address(job.output) and (Path(job.output) / MANIFEST).exists():
+        raise ValueError(f"{job.output}: holds clips that are files of their own; choose another output")
     items = [] if source.streaming else range(len(source)) if job.source else list(source)
     tasks, done = Folder(job).tasks(items, source.shards if source.streaming else ())
     problems: list[Problem] = []
     # An address takes whole files only: the list that grows lies here, and stays where the work stops for it.
     logs = Path(tempfile.mkdtemp(prefix="audio2img-prepare-") if is_address(job.output) else job.output)
     skipped = SkipLog(logs / SKIPPED, max_bad_share=max_bad_share)
+    skipped.tried = done  # their share is of all clips, not of those that are left, the bad ones among them
     for report in run_tasks(job, tasks):
         skipped.update({"tried": report.tried, "skipped": report.problems})
         problems += report.problems

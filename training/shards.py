@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from audio2img_core.addresses import base_name
 from audio2img_core.checks import first_line
 from audio2img_core.tables import read_table
-from audio2img_core.tars import TAR_ERRORS, Sample, read_shard
+from audio2img_core.tars import DamagedShard, Sample, read_shard
 
 from .clips import Clip, Source, clean_captions
 
@@ -28,6 +29,9 @@ class TarSource(Source):
         """Shards by path or address; `index`: JSON lines with the captions of all their clips, as `prepare` writes."""
         super().__init__(name)
         self.shards, self._index = tuple(shards), index
+        count = Counter(map(base_name, self.shards))
+        # What clips of a shard are called by: its own name, unless others in other folders have the same.
+        self.names = {s: base_name(s) if count[base_name(s)] == 1 else s for s in self.shards}
 
     def __len__(self) -> int:
         raise TypeError(f"{self.name} is streamed: its number of clips is not known")
@@ -66,10 +70,10 @@ class TarSource(Source):
 
         for shard in shards[reader::readers] if deal else shards:
             try:
-                yield from (tar_clip(sample, shard) for sample in read_shard(shard, wanted, audio=audio))
-            except TAR_ERRORS as error:
+                yield from (tar_clip(sample, self.names[shard]) for sample in read_shard(shard, wanted, audio=audio))
+            except (DamagedShard, OSError) as error:
                 if deal or reader == 0:
-                    yield Clip(base_name(shard), b"", (), problem=f"the shard ends here: {first_line(error)}")
+                    yield Clip(self.names[shard], b"", (), problem=f"the shard ends here: {first_line(error)}")
 
 
 def peeked(source: TarSource) -> TarSource:
@@ -84,7 +88,7 @@ def peeked(source: TarSource) -> TarSource:
 
 
 def tar_clip(sample: Sample, shard: str) -> Clip:
-    """The clip of a shard's sample and what is wrong with it."""
+    """The clip of a shard's sample and what is wrong with it; `shard` is what the shard is called."""
     captions, problem = [], sample.problem
     try:
         for content in sample.texts:
@@ -93,7 +97,7 @@ def tar_clip(sample: Sample, shard: str) -> Clip:
             values = json.loads(content)
             values = values if isinstance(values, dict) else {}
             captions += [text for name in _JSON_CAPTIONS for text in clean_captions(values.get(name))]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problem = problem or f"its caption cannot be read ({first_line(error)})"
-    key, audio = f"{base_name(shard)}/{sample.name}", sample.sounds[0] if sample.sounds else b""
+    key, audio = f"{shard}/{sample.name}", sample.sounds[0] if sample.sounds else b""
     return Clip(key, audio, clean_captions(captions), problem=problem)

@@ -83,7 +83,8 @@ def open_source(
     if is_tar(text):
         _refuse(hub | columns, f"{text} is a shard pattern")
         return peeked(TarSource(text, find_shards(text)))
-    if not is_address(text) and not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
+    is_id = not (is_address(text) or table_kind(text) or path.exists())
+    if is_id and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         return _checked(open_dataset(text, **hub, **columns))
     found = kind(text)
     if found == "folder":
@@ -107,15 +108,15 @@ def _open_folder(folder: str, hub: dict[str, str | None], columns: dict[str, str
     if split is not None and kind(joined(folder, split)) == "folder":
         return open_source(joined(folder, split), **columns)
     files = files_below(folder)
+    names = {below(file, folder): file for file in files}
     for ending in TABLE_KINDS:
-        if (metadata := joined(folder, f"metadata{ending}")) in files:
+        if metadata := names.get(f"metadata{ending}"):
             return open_source(metadata, **hub, **columns)
     _refuse(hub | columns, f"{folder} is a folder of sounds")
     sounds = [file for file in files if PurePath(file).suffix.lower() in AUDIO_SUFFIXES]
     shards = [file for file in files if is_tar(file)]
     if shards and not sounds:
-        index = joined(folder, INDEX)
-        return peeked(TarSource(folder, shards, index=index if index in files else None))
+        return peeked(TarSource(folder, shards, index=names.get(INDEX)))
     if not sounds:
         raise ValueError(f"{folder}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
     return _checked(_folder(folder, sounds, set(files)))

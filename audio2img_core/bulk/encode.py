@@ -52,6 +52,11 @@ class EncodeJob(Job):
     entries: ClassVar[str] = "sounds"
     heavy: ClassVar[bool] = True
 
+    @property
+    def on_gpus(self) -> bool:
+        """Unless it was told another device."""
+        return self.device is None or self.device.startswith("cuda")
+
     def key(self, item: Sound) -> str:
         """The sound's."""
         return item.key
@@ -95,7 +100,7 @@ class EncodeJob(Job):
             facts = json.loads(json.loads(start[8 : 8 + length])["__metadata__"][METADATA_KEY])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: is no part of audio2img embeddings; choose another output") from error
-        return {"bad": [], **facts}
+        return self.checked(facts, file)
 
     def line(self, key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         """The sound, and where its windows begin."""
@@ -147,7 +152,7 @@ class EncodeJob(Job):
                 blocks = item.sound.blocks(self.settings["start"], self.settings["duration"])
                 try:
                     heard = encoder.encode_stream(blocks, batch_size=self.batch_size, name=item.sound.key)
-                except (ValueError, OSError) as error:
+                except (ValueError, OSError, ImportError) as error:
                     problems.append((item.sound.key, message(error)))
                     continue
                 yield item, heard.averaged() if self.settings["average"] else heard

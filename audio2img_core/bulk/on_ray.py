@@ -18,6 +18,7 @@ from ..checks import first_line
 from .parts import Job, Part, Report, Task
 
 _CPUS = 8  # of a machine without a GPU that an encoder has, so that not each of them holds a model of its own
+_RETRIES = 20  # of one process: machines die, but a part that kills each that takes it must not go round for ever
 _ERRORS = (ValueError, OSError, ImportError)  # those that say in one line what a user can change
 
 
@@ -59,15 +60,15 @@ def run_ray(job: Job, tasks: Sequence[Task]) -> Iterator[Report]:
         return
     ray = connect()
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = max(1, int(sum(machine.get("CPU", 0) for machine in machines)))
-    gpus = int(sum(machine.get("GPU", 0) for machine in machines))
+    cores = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1] or [1]  # a head may have none
+    cpus, gpus = sum(cores), int(sum(machine.get("GPU", 0) for machine in machines)) * job.on_gpus
     data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
-    options = {"fn_constructor_args": (job,), "batch_size": 1}
+    options = {"fn_constructor_args": (job,), "batch_size": 1, "max_restarts": _RETRIES, "max_task_retries": _RETRIES}
     if job.heavy and gpus:
         data = data.map_batches(_Read, num_cpus=1, concurrency=(1, cpus), **options)
-        data = data.map_batches(_Write, num_gpus=1, concurrency=(1, gpus), **options)
+        data = data.map_batches(_Write, num_gpus=1, num_cpus=0, concurrency=(1, gpus), **options)
     else:
-        each = min(_CPUS, *(max(1, int(machine.get("CPU", 1))) for machine in machines)) if job.heavy else 1
+        each = min(_CPUS, *cores) if job.heavy else 1
         options["fn_constructor_args"] = (job, each)
         data = data.map_batches(_ReadAndWrite, num_cpus=each, concurrency=(1, max(1, cpus // each)), **options)
     try:
@@ -77,7 +78,11 @@ def run_ray(job: Job, tasks: Sequence[Task]) -> Iterator[Report]:
                 raise result
             yield result
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"Ray: {first_line(error)}; what is done is kept: start again") from error
+        cause: BaseException = error
+        while (below := getattr(cause, "cause", None) or cause.__cause__) is not None:
+            cause = below
+        said = f"{type(cause).__name__}: {first_line(cause) if str(cause) else 'no more is known'}"
+        raise RuntimeError(f"Ray: {said}; what is done is kept: start again") from error
 
 
 class _Read:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..addresses import base_name, files_below, joined, write
-from ..checks import first_line
-from ..tars import TAR_ERRORS, Sample, read_shard
+from ..checks import first_line, message
+from ..tars import DamagedShard, Sample, read_shard
 
 INDEX = "index.jsonl"
 """Written when all is done: a line for each thing, with the part that holds it."""
@@ -36,6 +36,7 @@ class Task:
     items: tuple[Any, ...] = ()
     shard: str = ""
     done: frozenset[int] = frozenset()  # numbers of the shard's parts that are there already
+    size: int = 0  # samples in each of them; 0 = the job's
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Part:
 
     name: str  # of the file, without its suffix
     loaded: list[Any]
-    origin: Mapping[str, Any] = field(default_factory=dict)  # of a tar shard: shard, number and whether it is the last
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of a tar shard: shard, number, size, last
     problems: tuple[Problem, ...] = ()  # of the shard itself
 
 
@@ -78,6 +79,7 @@ class Job(ABC):
     output: str
     size: int
     settings: Mapping[str, Any]
+    on_gpus = True  # where there are some
 
     @abstractmethod
     def key(self, item: Any) -> str:
@@ -107,6 +109,16 @@ class Job(ABC):
     def line(self, key: str, entry: Any) -> dict[str, Any]:
         """The index's line of an item."""
 
+    def checked(self, facts: Any, file: str) -> dict[str, Any]:
+        """The facts of a header as `facts` made them.
+
+        Raises:
+            ValueError: they are none.
+        """
+        if not isinstance(facts, dict) or not facts.keys() >= {"settings", self.entries}:
+            raise ValueError(f"{file}: is no part that audio2img wrote; choose another output")
+        return {"bad": [], **facts}
+
     def facts(self, part: Part, entries: Mapping[str, Any], problems: Iterable[Problem]) -> dict[str, Any]:
         """The header of a part."""
         return {"settings": dict(self.settings), **part.origin, "bad": list(problems), self.entries: dict(entries)}
@@ -120,35 +132,37 @@ class Job(ABC):
         if not task.shard:
             yield Part(f"part-{_digest(*map(self.key, task.items))}", self.load(task.items))
             return
+        size = task.size or self.size
         stem = f"{base_name(task.shard).split('.')[0]}-{_digest(task.shard)[:8]}"
         waiting: list[Any] = []
         number, final, problems = 0, 0, ()  # of the part that is waiting, of the last one of the shard
 
         def wanted(sample: int) -> bool:
             nonlocal final
-            final = sample // self.size
+            final = sample // size
             return final not in task.done
+
+        def part(number: int, *, last: bool, problems: tuple[Problem, ...] = ()) -> Part:
+            origin = {"shard": task.shard, "number": number, "size": size, "last": last}
+            return Part(f"{stem}-{number:05}", self.load(waiting), origin, problems)
 
         try:
             for sample in read_shard(task.shard, wanted):
-                if waiting and sample.number // self.size != number:
-                    yield self._shard_part(task, stem, number, waiting, last=False)
+                if waiting and sample.number // size != number:
+                    yield part(number, last=False)
                     waiting = []
-                number = sample.number // self.size
+                number = sample.number // size
                 waiting.append(self.item(sample, task.shard))
-        except TAR_ERRORS as error:
+        except DamagedShard as error:
             problems = ((task.shard, f"the shard ends here: {first_line(error)}"),)
+        except (OSError, ImportError) as error:  # not the shard's fault: it is read again the next time
+            yield Part("", [], problems=((task.shard, f"cannot be read: {message(error)}"),))
+            return
         if waiting and number != final:
-            yield self._shard_part(task, stem, number, waiting, last=False)
+            yield part(number, last=False)
             waiting = []
         if waiting or final not in task.done:  # an empty one tells that the shard ends here, and why
-            yield self._shard_part(task, stem, final, waiting, last=True, problems=problems)
-
-    def _shard_part(
-        self, task: Task, stem: str, number: int, items: list[Any], *, last: bool, problems: tuple[Problem, ...] = ()
-    ) -> Part:
-        origin = {"shard": task.shard, "number": number, "last": last}
-        return Part(f"{stem}-{number:05}", self.load(items), origin, problems)
+            yield part(final, last=True, problems=problems)
 
 
 class Folder:
@@ -180,9 +194,10 @@ class Folder:
         left = [item for item in items if self.job.key(item) not in done]
         tasks = [Task(items=tuple(left[i : i + size])) for i in range(0, len(left), size)]
         for shard in shards:
-            there = {h["number"]: h["last"] for h in self.headers.values() if h.get("shard") == shard}
+            parts = [header for header in self.headers.values() if header.get("shard") == shard]
+            there = {header["number"]: header["last"] for header in parts}
             if not (any(there.values()) and len(there) == max(there) + 1):
-                tasks.append(Task(shard=shard, done=frozenset(there)))
+                tasks.append(Task(shard=shard, done=frozenset(there), size=parts[0]["size"] if parts else 0))
         return tasks, len(items) - len(left)
 
     def finish(self, problems: Iterable[Problem] = ()) -> dict[str, str]:
@@ -242,5 +257,5 @@ def engine(name: str) -> Callable[[Job, Sequence[Task]], Iterator[Report]]:
 def _digest(*keys: str) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for key in keys:
-        digest.update(f"{len(key)} {key}".encode())
+        digest.update(f"{len(key)} {key}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path, PurePath
 
-from ..addresses import base_name, is_address
+from ..addresses import absolute, base_name, is_address
 from ..checks import message
 from ..files import check_writable, find_sounds
+from ..tables import table_kind
+from ..tars import is_tar
 from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
+
+_OTHER_FILES = (".npz", ".npy", ".pt", ".pth", ".bin", ".json", ".jsonl", ".csv", ".parquet", ".h5", ".pkl", ".tar")
 
 HELP = "Encode sounds to embeddings, in one .safetensors file or in a folder of parts; a stopped run goes on."
 
@@ -49,13 +54,18 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ValueError(f"{name.replace('_', '-')} must be at least 1, not {value}")
     check_part(arguments.start, arguments.duration)
-    suffix = PurePath(base_name(arguments.output)).suffix
-    if suffix == ".safetensors" and not is_address(arguments.output):
-        if arguments.engine == "ray":
-            raise ValueError(f"{arguments.output}: the engine ray writes parts; name a folder or an address")
+    suffix = PurePath(base_name(arguments.output)).suffix.lower()
+    one_file = suffix == ".safetensors"
+    if (one_file and (is_address(arguments.output) or arguments.engine == "ray")) or suffix in _OTHER_FILES:
+        raise ValueError(
+            f"{arguments.output}: embeddings go to one local .safetensors file or in parts, as by the engine ray, to "
+            "a folder or an address"
+        )
+    if one_file:
+        many = [name for name in arguments.inputs if is_address(name) or is_tar(name) or table_kind(name)]
+        if many:
+            raise ValueError(f"{many[0]}: addresses, manifests and tar shards are encoded into parts: -o FOLDER")
         return _to_file(arguments)
-    if suffix and not Path(arguments.output).is_dir():
-        raise ValueError(f"{arguments.output}: embeddings are written to a .safetensors file or, in parts, to a folder")
     return _to_parts(arguments)
 
 
@@ -104,12 +114,12 @@ def _to_parts(arguments: argparse.Namespace) -> int:
         from ..bulk.on_ray import has_gpus
 
         device = "cpu"  # of the encoder that is only looked at here
-        if dtype is None and has_gpus() and arguments.encoder != MINI:
+        if dtype is None and arguments.device is None and has_gpus() and arguments.encoder != MINI:
             dtype = "bfloat16"  # of all machines, also where this one would take another by itself
     encoder = load_encoder(arguments.encoder, device=device, dtype=dtype)
     job = EncodeJob(
-        output=arguments.output,
-        encoder=arguments.encoder,
+        output=absolute(arguments.output),
+        encoder=absolute(arguments.encoder) if os.path.exists(arguments.encoder) else arguments.encoder,
         settings=settings_of(encoder, start=arguments.start, duration=arguments.duration, average=arguments.average),
         size=arguments.part_size,
         batch_size=arguments.batch_size,

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -219,8 +220,10 @@ def test_long_sounds_are_decoded_while_they_are_encoded(sounds, tmp_path, monkey
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-o", "x.npz"], "x.npz: embeddings are written to a .safetensors file or, in parts, to a folder"),
-        (["-o", "x.safetensors", "--engine", "ray"], "the engine ray writes parts; name a folder or an address"),
+        (["-o", "x.npz"], "x.npz: embeddings go to one local .safetensors file or in parts"),
+        (["-o", "x.safetensors", "--engine", "ray"], "or in parts, as by the engine ray, to a folder or an address"),
+        (["-o", "memory://x/y.safetensors"], "to a folder or an address"),
+        (["memory://x/y.wav", "-o", "x.safetensors"], "memory://x/y.wav: addresses, manifests and tar shards are"),
         (["-o", "out", "--part-size", "0"], "part-size must be at least 1, not 0"),
         (["-o", "nowhere://out"], "nowhere://out: unknown kind of address nowhere://; known are s3://"),
         (["nosuch.jsonl", "-o", "out"], "nosuch.jsonl: no such file"),
@@ -249,3 +252,55 @@ def test_parts_of_other_settings_and_strange_files_are_refused(sounds, tmp_path,
 def test_a_tables_sounds_and_a_folder_are_listed_once(sounds):
     listed, shards = list_sounds([str(sounds), str(sounds / "1.wav"), str(sounds)])
     assert len(listed) == 8 and not shards
+
+
+def test_another_part_size_goes_on_with_a_shard_as_it_was_begun(sounds, tmp_path):
+    shard = write_shard(tmp_path / "y.tar", [(f"{i}.wav", (sounds / f"{i}.wav").read_bytes()) for i in range(7)])
+    out = tmp_path / "out"
+    encode(shard, "-o", out, "--part-size", "2")
+    for number in (2, 3):
+        next(out.glob(f"*-0000{number}.safetensors")).unlink()
+    assert encode(shard, "-o", out, "--part-size", "5") == 0
+    assert len(tensors_of(out)) == 7 == len(index_of(out))
+
+
+def test_a_shard_that_cannot_be_read_now_is_read_the_next_time(shards, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise TimeoutError("the store does not answer")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "read_shard", fail)
+        assert encode(shards / "x-000.tar", "-o", out) == 2
+    assert "the store does not answer" in capsys.readouterr().err
+    encode(shards / "x-000.tar", "-o", out)
+    assert len(index_of(out)) == 4
+
+
+@pytest.mark.parametrize("size", [2**41, 2**70])
+def test_a_shard_whose_headers_lie_ends_there(sounds, tmp_path, size):
+    shard = write_shard(tmp_path / "z.tar", [("0.wav", (sounds / "0.wav").read_bytes()), ("1.wav", b"x" * 600)])
+    content = bytearray(shard.read_bytes())
+    header = content.rindex(b"1.wav")
+    content[header + 124 : header + 136] = b"\x80" + size.to_bytes(11, "big")
+    content[header + 148 : header + 156] = b" " * 8
+    content[header + 148 : header + 156] = b"%06o\0 " % sum(content[header : header + 512])
+    shard.write_bytes(content)
+    assert encode(shard, sounds / "2.wav", "-o", tmp_path / "out") == 2
+    assert len(index_of(tmp_path / "out")) == 2
+    assert "the shard ends here" in skipped_of(tmp_path / "out")[str(shard)]
+
+
+def test_a_name_that_is_no_text_is_one_bad_sound(sounds, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "good.wav").write_bytes((sounds / "0.wav").read_bytes())
+    with open(os.fsencode(folder) + b"/caf\xe9.wav", "wb") as file:
+        file.write((sounds / "1.wav").read_bytes())
+    assert encode(folder, "-o", tmp_path / "out") == 2
+    assert len(index_of(tmp_path / "out")) == 1 and "not UTF-8" in str(skipped_of(tmp_path / "out"))
+
+
+def test_one_shard_by_two_names_is_encoded_once(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(shards)
+    assert list_sounds(["x-000.tar", "./x-000.tar", str(shards / "x-000.tar")])[1] == [str(shards / "x-000.tar")]

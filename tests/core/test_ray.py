@@ -84,7 +84,7 @@ def test_encode_with_a_node_killed_in_the_middle(cluster, clips, encoder, tmp_pa
         killed.set()
 
     threading.Thread(target=kill, daemon=True).start()
-    arguments = ["encode", str(clips), "--encoder", encoder, "--part-size", str(PART), "--device", "cpu"]
+    arguments = ["encode", str(clips), "--encoder", encoder, "--part-size", str(PART)]
     arguments += ["--dtype", "float32"]
     assert main([*arguments, "-o", str(there), "--engine", "ray"]) == 2
     assert killed.is_set() and sum(node["Alive"] for node in ray.nodes()) == 3

@@ -129,3 +129,39 @@ def test_other_settings_need_another_folder(folder):
     prepare(settings(folder))
     with pytest.raises(ValueError, match="other settings .max_seconds.; choose another output"):
         prepare(settings(folder, **{"data.max_seconds": "1.0"}))
+
+
+def test_shards_are_gone_on_with_and_a_few_bad_clips_are_still_a_few(tmp_path):
+    """At a second call only the bad ones are left, all of which are bad."""
+    rows = []
+    for i in range(30):
+        write_audio(tmp_path / f"{i}.wav", noise(0.3, seed=i), 16000)
+        rows.append(json.dumps({"audio": f"{i}.wav", "caption": f"text {i}"}) + "\n")
+    (tmp_path / "0.wav").write_bytes(b"no sound")
+    (tmp_path / "list.jsonl").write_text("".join(rows))
+    config = settings(tmp_path, **{"run.output": "memory://ready", "data.max_bad_share": "0.05"})
+    for _ in range(2):
+        done = prepare(config, part_size=8)
+        assert (done.clips, done.bad) == (29, 1)
+
+
+def test_a_prepared_folder_is_found_by_any_name(folder, monkeypatch):
+    prepare(settings(folder))
+    monkeypatch.chdir(folder)
+    for name in ("out", "./out", str(folder / "out")):
+        assert len(open_source(name)) == 4
+    monkeypatch.chdir(folder / "out")
+    assert len(open_source(".")) == 4
+
+
+def test_clips_of_shards_of_one_name_are_told_apart(folder):
+    for name in ("a", "b"):
+        (folder / "in" / name).mkdir(parents=True)
+        with tarfile.open(folder / "in" / name / "0.tar", "w") as tar:
+            for suffix, content in ((".wav", (folder / "0.wav").read_bytes()), (".txt", name.encode())):
+                member = tarfile.TarInfo(f"x{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    config = settings(folder, **{"run.data": str(folder / "in"), "run.output": "memory://told-apart"})
+    assert prepare(config).clips == 2
+    assert sorted(open_source("memory://told-apart").captions()) == [("a",), ("b",)]
