@@ -1,10 +1,10 @@
 """From sound files to features for training, without a model: `python benchmarks/data_path.py`.
 
-Clips of 10 s (stereo FLAC, and MP3, at 44.1 kHz), of which a random window of 3.75 s is shown, in one thread: ours is
-`training.reading.read_clip` and `log_mel`, as `audio2img-train fit` does it; theirs decodes and resamples the whole
-clip with librosa, or with torchcodec where it can be imported, cuts the window and takes `SeamlessM4TFeatureExtractor`.
-Both go in turn. Then our `DataLoader` with one worker and with two. Needs librosa; writes
-`benchmarks/results/data_path.json`.
+Clips of 10 s (stereo FLAC, and MP3, at 44.1 kHz), of which a random window of 3.75 s, or all, is shown, in one thread:
+ours is `training.reading.read_clip` and `log_mel`, as `audio2img-train fit` does it; theirs decodes and resamples the
+whole clip with librosa, or with torchcodec where it can be imported, cuts the window and takes
+`SeamlessM4TFeatureExtractor`. Both go in turn. Then our `DataLoader` with one worker and with two. Needs librosa;
+writes `benchmarks/results/data_path.json`.
 """
 
 from __future__ import annotations
@@ -32,42 +32,42 @@ from training.data import ClipDataset, collate  # noqa: E402
 from training.data_config import DataConfig  # noqa: E402
 from training.reading import read_clip  # noqa: E402
 
-SECONDS, RATE, WINDOW = 10.0, 44_100, 3.75
-CONFIG = DataConfig(window_seconds=WINDOW)
+SECONDS, RATE = 10.0, 44_100
+WINDOWS = (3.75, 10.0)
 
 
-def ours(clips: list[Clip]) -> None:
-    generator = torch.Generator().manual_seed(0)
+def ours(clips: list[Clip], window: float) -> None:
+    generator, config = torch.Generator().manual_seed(0), DataConfig(window_seconds=window)
     for clip in clips:
-        log_mel(read_clip(clip, CONFIG, generator)[None])
+        log_mel(read_clip(clip, config, generator)[None])
 
 
-def by_librosa(clips: list[Clip]) -> None:
+def by_librosa(clips: list[Clip], window: float) -> None:
     import librosa
 
-    _features(clips, lambda file: librosa.load(file, sr=16_000)[0])
+    _features(clips, window, lambda file: librosa.load(file, sr=16_000)[0])
 
 
-def by_torchcodec(clips: list[Clip]) -> None:
+def by_torchcodec(clips: list[Clip], window: float) -> None:
     from torchcodec.decoders import AudioDecoder
 
-    _features(clips, lambda file: AudioDecoder(file, sample_rate=16_000).get_all_samples().data.mean(0).numpy())
+    _features(clips, window, lambda file: AudioDecoder(file, sample_rate=16_000).get_all_samples().data.mean(0).numpy())
 
 
-def _features(clips: list[Clip], load) -> None:
+def _features(clips: list[Clip], window: float, load) -> None:
     from transformers import SeamlessM4TFeatureExtractor
 
     extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, stride=2)
     generator = torch.Generator().manual_seed(0)
     for clip in clips:
-        waveform, size = load(clip.audio), round(WINDOW * 16_000)
-        first = int(torch.randint(len(waveform) - size, (), generator=generator))
+        waveform, size = load(clip.audio), round(window * 16_000)
+        first = int(torch.randint(max(len(waveform) - size, 0) + 1, (), generator=generator))
         extractor(waveform[first : first + size], sampling_rate=16_000, return_tensors="pt")
 
 
 def seconds_with(clips: list[Clip], workers: int, rounds: int) -> float:
     """Seconds of the DataLoader for some rounds of all clips, after one that starts its workers."""
-    dataset = ClipDataset(Source("clips", clips), CONFIG)
+    dataset = ClipDataset(Source("clips", clips), DataConfig(window_seconds=WINDOWS[0]))
     loader = DataLoader(dataset, 8, num_workers=workers, collate_fn=collate, persistent_workers=True)
     for _ in loader:
         pass
@@ -86,7 +86,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ways = {"librosa": by_librosa, "torchcodec": by_torchcodec}
     rows, missing = [], []
-    print("| files | by | clips a second | ours | ratio |\n| --- | --- | --- | --- | --- |")
+    print("| files | window | by | clips a second | ours | ratio |\n| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for suffix in (".flac", ".mp3"):
             sounds = [noise(2 * SECONDS, RATE, i).reshape(2, -1) for i in range(args.clips)]
@@ -94,19 +94,27 @@ def main() -> None:
             clips = [Clip(file.name, str(file), ("noise",)) for file in files]
             for name, theirs in ways.items():
                 try:
-                    theirs(clips[:1])
+                    theirs(clips[:1], WINDOWS[0])
                 except (ImportError, RuntimeError, OSError):  # torchcodec says in either way that it finds no FFmpeg
                     missing.append(name)
                     continue
-                row = paired(lambda c=clips: ours(c), lambda c=clips, t=theirs: t(c), runs=args.runs)
-                each = {key: args.clips / row[key] for key in ("ours", "theirs")}
-                rows.append({"files": suffix[1:], "by": name, **each, "ratio": row["ratio"]})
-                print(f"| {suffix[1:]} | {name} | {each['theirs']:.0f} | {each['ours']:.0f} | {row['ratio']:.1f}x |")
+                for window in WINDOWS:
+                    row = paired(
+                        lambda c=clips, w=window: ours(c, w),
+                        lambda c=clips, w=window, t=theirs: t(c, w),
+                        runs=args.runs,
+                    )
+                    each = {key: args.clips / row[key] for key in ("ours", "theirs")}
+                    rows.append({"files": suffix[1:], "window": window, "by": name, **each, "ratio": row["ratio"]})
+                    print(
+                        f"| {suffix[1:]} | {window:g} s | {name} | {each['theirs']:.0f} | {each['ours']:.0f} "
+                        f"| {row['ratio']:.1f}x |"
+                    )
         one, two = (seconds_with(clips, workers, 6) for workers in (1, 2))
     print(f"two workers against one: {one / two:.2f}x")
     if missing:
         print(f"not measured: {', '.join(sorted(set(missing)))} cannot be imported here")
-    write_result("data_path", {"machine": machine(), "window": WINDOW, "rows": rows, "two_workers": one / two})
+    write_result("data_path", {"machine": machine(), "rows": rows, "two_workers": one / two})
 
 
 if __name__ == "__main__":

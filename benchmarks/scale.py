@@ -48,7 +48,7 @@ class Rates:
 
 def measured() -> Rates:
     """The rates of `benchmarks/results/`."""
-    data = [row["ours"] for row in read_result("data_path").get("rows", [])]
+    data = [row["ours"] for row in read_result("data_path").get("rows", []) if row["window"] == SECONDS]
 
     def best(result: dict, clips: int) -> float | None:
         rows = [r for r in result.get("rows", []) if (r["clips"], r["seconds"], r["window"]) == (clips, SECONDS, None)]
@@ -128,8 +128,12 @@ def time_table(rates: Rates, prices: Prices) -> list[str]:
     row("decode, cut, log-mel: 64 cores; a second on each", rates.decode, 64, prices.core_hour)
     row("encode: 64 cores; a second on each", rates.encode_core, 64, prices.core_hour)
     row(f"encode: 8 GPUs ({rates.gpu}); a second on each", rates.encode_gpu, 8, prices.gpu_hour)
-    at_least = rates.encode_gpu and rates.encode_gpu / 4
-    row("one epoch of training: 8 GPUs, at least (four forward passes); a second on each", at_least, 8, prices.gpu_hour)
+    row(
+        "an epoch's three passes: 8 GPUs; a second on each",
+        rates.encode_gpu and rates.encode_gpu / 3,
+        8,
+        prices.gpu_hour,
+    )
     return lines
 
 
@@ -138,15 +142,17 @@ def loss_table(batch: int) -> list[str]:
     width, own = get_target("sd15").width, 4 * batch * encoder_operations()
     each = 2 * PROMPT_TOKENS * width
     lines = [
-        "| ranks | clips of a step | the batch's captions | bank of 40,000, split | of 2,000,000 | its bytes a rank |",
-        "|---|---|---|---|---|---|",
+        "| ranks | clips of a step | the batch's captions | bank of 40,000, split | of 2,000,000 | its bytes a rank | bytes of the batch's scores |",
+        "|---|---|---|---|---|---|---|",
     ]
     for ranks in (1, 8, 32, 256):
         clips = batch * ranks
         square = 3 * clips**2 * each / own
         banks = [4 * clips * size * each / own / ranks for size in (40_000, 2_000_000)]
         held = 2_000_000 * PROMPT_TOKENS * width * 2 / ranks
-        lines.append(f"| {ranks} | {clips:,} | {square:.1%} | {banks[0]:.1%} | {banks[1]:.0%} | {amount(held)} |")
+        lines.append(
+            f"| {ranks} | {clips:,} | {square:.1%} | {banks[0]:.1%} | {banks[1]:.0%} | {amount(held)} | {amount(4 * PROMPT_TOKENS * clips**2)} |"
+        )
     return lines
 
 

@@ -2,7 +2,7 @@
 
 Each worker of Ray Train is one rank; the training is `audio2img-train fit` with these settings, unchanged. A worker or
 a machine that dies has the group started again, and the run goes on from its last whole checkpoint. `run.output`,
-`run.captions` and the data must be at places that all machines see. Needs `pip install "ray[train]"`.
+`run.captions`, the data and the YAML files must be at places that all machines see. Needs `pip install "ray[train]"`.
 """
 
 import argparse
@@ -38,6 +38,8 @@ def main() -> None:
         "settings": [os.path.abspath(file) for file in args.settings],
         "flags": dict(args.set),
     }
+    if not args.gpu:
+        config["flags"].setdefault("trainer.use_cpu", "true")
     result = TorchTrainer(
         train,
         train_loop_config=config,

@@ -163,12 +163,15 @@ def load_settings(preset: str | None, files: Iterable[str | Path], flags: Mappin
     return FitConfig.from_dict(settings)
 
 
-def keep_settings(file: Path, settings: Mapping[str, Any]) -> list[str]:
+def keep_settings(
+    file: Path, settings: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None, free: Iterable[str] = ()
+) -> list[str]:
     """Write settings where none are yet, else say which differ from those in the file.
 
     Args:
         file: YAML.
         settings: by name, or by section and name.
+        defaults: of those that the file does not hold, which an earlier release did not know. free: may differ.
 
     Returns:
         The names of those that differ, as `name` or `section.name`.
@@ -177,8 +180,9 @@ def keep_settings(file: Path, settings: Mapping[str, Any]) -> list[str]:
         with whole_file(file) as partial:
             partial.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
         return []
-    before, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(settings)
-    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    before, now = {**_flat(defaults or {}), **_flat(yaml.safe_load(file.read_text(encoding="utf-8")))}, _flat(settings)
+    names = (before.keys() | now.keys()) - set(free)
+    return sorted(name for name in names if before.get(name) != now.get(name))
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from audio2img_core.checkpoint import save_single_file
@@ -38,6 +39,8 @@ _DEFAULTS = {
     "ddp_find_unused_parameters": False,
     "hub_strategy": "end",
 }
+_FREE = ("run.chunk_size", "run.bank_bytes", "trainer.per_device_eval_batch_size")
+"""Settings that a run may be gone on with otherwise: what fits in memory changes with the number of processes."""
 # FSDP2, each layer by itself, each process its own part of a checkpoint: any number of processes goes on with it.
 _SHARDED = {
     "version": 2,
@@ -71,7 +74,7 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     teacher = Teacher.from_pretrained(run.teacher, run.target, device=arguments.device)
     captions = CaptionCache(captions_folder(config), teacher)
     train_captions = distinct_captions(source)
-    with arguments.main_process_first(desc="captions"):
+    with arguments.main_process_first(local=False, desc="captions"):
         _keep_settings(config)
         captions.add(train_captions + distinct_captions(judged), on_step=on_caption)
     train_rows = [captions.row(caption) for caption in train_captions]
@@ -106,18 +109,18 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     no_decay = {name for name, _ in encoder.named_parameters()} - set(trainer.get_decay_parameter_names(encoder))
     trainer.optimizer = layered_optimizer(encoder, arguments, run.layer_decay, no_decay)
     _quieter(trainer)
-    with arguments.main_process_first(desc="checkpoints"):
+    with arguments.main_process_first(local=False, desc="checkpoints"):
         if arguments.should_save:
             remove_partials(output)
             for path in remove_broken(arguments.output_dir):
                 logger.warning("%s was not whole and is removed: the run was stopped while it was written", path)
-    whole = whole_checkpoints(arguments.output_dir)
-    if whole:
-        logger.info("going on from %s", whole[-1])
-    if whole and has_ended(whole[-1]):
-        trainer.take_ended(whole[-1])
+    last = _last_checkpoint(arguments)
+    if last is not None:
+        logger.info("going on from %s", last)
+    if last is not None and has_ended(last):
+        trainer.take_ended(last)
     else:
-        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finish(trainer, config, lora=lora)
     return trainer
 
@@ -147,7 +150,7 @@ def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) ->
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return None
-    trainer.skipped.merge(trainer.args.world_size)
+    trainer.skipped.merge()
     trainer.skipped.finish()
     encoder = finished_encoder(trainer.model.config, weights)
     licences = (run.licence, trainer.model.config.training.get("licence", ""))  # of the data, of what it started from
@@ -182,7 +185,7 @@ def training_arguments(config: FitConfig) -> TrainingArguments:
         raise ValueError("trainer.save_only_model: such a run could not be gone on with; leave it out")
     early = {"load_best_model_at_end": True} if config.run.early_stopping else {}
     given = {**given, **_shared_batch(config)}
-    if given.get("fsdp"):
+    if given.get("fsdp") and not isinstance(given.get("fsdp_config"), str):  # a text is the name of a JSON file
         given["fsdp_config"] = {**_SHARDED, **(given.get("fsdp_config") or {})}
     try:
         arguments = TrainingArguments(
@@ -190,12 +193,35 @@ def training_arguments(config: FitConfig) -> TrainingArguments:
         )
     except (ValueError, TypeError, ImportError) as error:
         raise ValueError(f"section 'trainer': {first_line(error)}") from error
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes != arguments.world_size:
+        raise ValueError(
+            f"{processes} processes were started, but each would train by itself on {arguments.device}: for processes "
+            "without GPUs set trainer.use_cpu"
+        )
+    if config.run.batch_size and arguments.n_gpu > 1:
+        raise ValueError(f"run.batch_size with {arguments.n_gpu} GPUs needs a process for each: start it with torchrun")
     for name in ("ema_decay", "lora_rank") if arguments.fsdp else ():
         if getattr(config.run, name):
             raise ValueError(f"run.{name} cannot be had with trainer.fsdp: the weights lie on all processes")
     if config.run.early_stopping and arguments.eval_strategy == "no":
         raise ValueError("run.early_stopping needs evaluations: set trainer.eval_strategy to steps or epoch")
     return arguments
+
+
+def _last_checkpoint(arguments: TrainingArguments) -> Path | None:
+    """The last whole checkpoint by the main process, from which all go on.
+
+    Raises:
+        ValueError: this process, on another machine, does not see it.
+    """
+    whole = whole_checkpoints(arguments.output_dir)
+    chosen = [str(whole[-1]) if whole else None]
+    if arguments.world_size > 1:
+        torch.distributed.broadcast_object_list(chosen, device=arguments.device)
+    if chosen[0] is not None and Path(chosen[0]) not in whole:
+        raise ValueError(f"{chosen[0]}: is not there for all processes: run.output must be a folder that they share")
+    return None if chosen[0] is None else Path(chosen[0])
 
 
 def _shared_batch(config: FitConfig) -> dict[str, int]:
@@ -238,7 +264,7 @@ def captions_folder(config: FitConfig) -> Path:
 
 def _keep_settings(config: FitConfig) -> None:
     output = Path(config.run.output)
-    differing = keep_settings(output / "settings.yaml", config.to_dict())
+    differing = keep_settings(output / "settings.yaml", config.to_dict(), defaults=FitConfig().to_dict(), free=_FREE)
     if differing:
         raise ValueError(f"{output}: holds a run of other settings ({', '.join(differing)}); choose another run.output")
 

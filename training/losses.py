@@ -316,7 +316,7 @@ def _bank_partitions(
     """log sum_j exp(scores) over each chunk of the bank, [T, B] each; only these are kept for the backward pass."""
 
     def partition(chunk: Tensor, chunk_ids: Tensor | None, audio: Tensor, temperature: float | Tensor) -> Tensor:
-        scores = _scores(audio, chunk.to(audio.device, audio.dtype), temperature)
+        scores = _scores(audio, chunk.to(audio.device).to(audio.dtype), temperature)
         if chunk_ids is not None:
             scores = _without(scores, _right_pairs(caption_ids, chunk_ids.to(caption_ids.device)))
         return scores.logsumexp(2)

@@ -55,9 +55,9 @@ class SkipLog:
         if enough and self.bad > self.max_bad_share * self.tried:
             self._stop()
 
-    def merge(self, world_size: int) -> None:
-        """On rank 0, when all ranks are done: take their lists in."""
-        for path in map(self._rank_path, range(1, world_size)):
+    def merge(self) -> None:
+        """On rank 0, when all ranks are done: take their lists in, and those of more ranks before."""
+        for path in sorted(self._main.parent.glob(f"{self._main.stem}.rank*{self._main.suffix}")):
             self._write(list(_read_reasons(path).items()))
             path.unlink(missing_ok=True)
 

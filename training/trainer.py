@@ -212,6 +212,8 @@ class AlignmentTrainer(Trainer):
             )
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        # Trainer takes it for the best one where it finds the folder, which it makes later when weights are sharded.
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             super()._save_checkpoint(model, trial)
             if self.average is not None and self.args.should_save:
@@ -224,15 +226,16 @@ class AlignmentTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-        if best.is_dir():  # Trainer's other ranks looked before it was there, and kept the best one before
-            self.state.best_model_checkpoint = str(best)
         if self.args.should_save:
             mark_whole(folder)
             rotate(self.args.output_dir, limit, best=self.state.best_global_step)
 
     def take_ended(self, checkpoint: Path) -> None:
         """Be as at the end of a training whose last checkpoint this is: `train` would go one step beyond its end."""
+        if self.is_fsdp_enabled:
+            self.create_optimizer()  # FSDP2 is prepared with it alone
+            self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            self.model_wrapped = self.model
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.state.is_local_process_zero = self.is_local_process_zero()

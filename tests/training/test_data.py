@@ -353,7 +353,7 @@ def test_skip_logs_of_ranks_merge(tmp_path):
     logs = [SkipLog(tmp_path / "skipped.csv", rank=rank) for rank in range(2)]
     logs[0].update({"tried": 1, "skipped": [("a", "x")]})
     logs[1].update({"tried": 2, "skipped": [("a", "x"), ("b", "y")]})
-    logs[0].merge(2)
+    logs[0].merge()
     assert (tmp_path / "skipped.csv").read_text().split() == ["key,reason", "a,x", "b,y"]
     assert list(tmp_path.iterdir()) == [tmp_path / "skipped.csv"]
 

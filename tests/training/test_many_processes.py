@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load, load_file
 
 from audio2img_core import AudioEncoder
 from audio2img_core.untrained import make_encoder
@@ -132,6 +133,22 @@ def test_killed_on_four_processes_and_gone_on_with_on_two(settings, one_process,
     assert [path.name for path in whole_checkpoints(tmp_path / "run" / "checkpoints")] == ["checkpoint-4"]
     assert "going on from" in finish(start(words, 2))
     check_equal(tmp_path / "run", one_process)
+    # Killed when all was trained and only the encoder was not there yet: the best checkpoint is still known.
+    before = (tmp_path / "run" / "encoder.safetensors").read_bytes()
+    (tmp_path / "run" / "encoder.safetensors").unlink()
+    assert "going on from" in finish(start(words, 2))
+    assert load(before).keys() == load_file(tmp_path / "run" / "encoder.safetensors").keys()
+    for name, weight in load_file(tmp_path / "run" / "encoder.safetensors").items():
+        torch.testing.assert_close(weight, load(before)[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_processes_that_would_each_train_alone_are_refused(settings, tmp_path):
+    words = settings(tmp_path / "run", fsdp=False, **{"trainer.use_cpu": "false"})
+    process = start(words, 2)
+    output, _ = process.communicate(timeout=200)
+    if torch.cuda.device_count() < 2:
+        assert process.returncode and "2 processes were started, but each would train by itself" in output
 
 
 @pytest.mark.slow
