@@ -142,7 +142,8 @@ def loss_table(batch: int) -> list[str]:
     width, own = get_target("sd15").width, 4 * batch * encoder_operations()
     each = 2 * PROMPT_TOKENS * width
     lines = [
-        "| ranks | clips of a step | the batch's captions | bank of 40,000, split | of 2,000,000 | its bytes a rank | bytes of the batch's scores |",
+        "| ranks | clips of a step | the batch's captions | bank of 40,000, split | of 2,000,000 | its bytes a rank "
+        "| bytes of the batch's scores |",
         "|---|---|---|---|---|---|---|",
     ]
     for ranks in (1, 8, 32, 256):
@@ -150,9 +151,9 @@ def loss_table(batch: int) -> list[str]:
         square = 3 * clips**2 * each / own
         banks = [4 * clips * size * each / own / ranks for size in (40_000, 2_000_000)]
         held = 2_000_000 * PROMPT_TOKENS * width * 2 / ranks
-        lines.append(
-            f"| {ranks} | {clips:,} | {square:.1%} | {banks[0]:.1%} | {banks[1]:.0%} | {amount(held)} | {amount(4 * PROMPT_TOKENS * clips**2)} |"
-        )
+        scores = 4 * PROMPT_TOKENS * clips**2
+        shares = f"{square:.1%} | {banks[0]:.1%} | {banks[1]:.0%}"
+        lines.append(f"| {ranks} | {clips:,} | {shares} | {amount(held)} | {amount(scores)} |")
     return lines
 
 
