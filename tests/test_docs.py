@@ -136,6 +136,7 @@ def test_options_in_the_text_exist(capsys):
     from training.config import trainer_fields
 
     known = {"--help", "--version", "--gpus"}
+    known |= {"--head", "--address", "--max-restarts"}  # of Ray and torchrun
     for program, names in (("audio2img", "generate film hear app encode info convert init"), ("audio2img-train", "")):
         for name in (names or "fit prepare eval").split():
             with pytest.raises(SystemExit):
@@ -262,7 +263,7 @@ def test_the_licences_are_complete():
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    ours = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".jsonl", ".js")
+    ours = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".jsonl", ".js", ".slurm")
     shipped = [
         name
         for name in listed.splitlines()
