@@ -79,6 +79,7 @@ def copy(request, encoder, tmp_path):
 
 @pytest.fixture
 def seed_copy(seed_folder, tmp_path):
+    AudioEncoder.from_pretrained(seed_folder)  # as above: imports of the first load
     return shutil.copytree(seed_folder, tmp_path / "seed")
 
 
