@@ -1,5 +1,5 @@
 """Work on more sounds than anybody waits for: one file of embeddings, or parts that machines share."""
 
-from .store import METADATA_KEY, EmbeddingStore, fingerprint
+from .store import METADATA_KEY, EmbeddingStore, fingerprint, settings_of
 
-__all__ = ["METADATA_KEY", "EmbeddingStore", "fingerprint"]
+__all__ = ["METADATA_KEY", "EmbeddingStore", "fingerprint", "settings_of"]

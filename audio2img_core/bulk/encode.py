@@ -16,7 +16,7 @@ from ..addresses import read, write
 from ..checks import message
 from ..sounds import Sound, tar_sound
 from .parts import Job, Part, Problem, Report
-from .store import METADATA_KEY, fingerprint
+from .store import METADATA_KEY, fingerprint, tensors_of
 
 if TYPE_CHECKING:
     from ..encoder import AudioEncoder
@@ -87,6 +87,10 @@ class EncodeJob(Job):
         encoder = load_encoder(self.encoder, device=self.device, dtype=self.dtype)
         if fingerprint(encoder) != self.settings["encoder"]:
             raise ValueError(f"{self.encoder}: is another encoder on this machine than where the work was begun")
+        return self.writer(encoder)
+
+    def writer(self, encoder: AudioEncoder) -> Callable[[Part], Report]:
+        """What writes parts with an encoder that is loaded already."""
         return partial(self._write, encoder)
 
     def header(self, file: str) -> dict[str, Any]:
@@ -120,9 +124,7 @@ class EncodeJob(Job):
         entries: dict[str, Any] = {}
         problems = list(part.problems)
         for item, heard in self._encoded(encoder, part.loaded, problems):
-            tensors[f"{item.sound.key}/tokens"] = heard.tokens.cpu().contiguous()
-            if heard.pooled is not None:
-                tensors[f"{item.sound.key}/pooled"] = heard.pooled.cpu().contiguous()
+            tensors |= tensors_of(item.sound.key, heard)
             entries[item.sound.key] = {"starts": heard.starts, "durations": heard.durations}
         if entries or part.origin:
             facts = self.facts(part, entries, problems)
@@ -169,17 +171,6 @@ def load_encoder(name: str, *, device: str | None = None, dtype: str | None = No
 
     on = resolve_device(device)
     return AudioEncoder.from_pretrained(name, dtype=encoder_dtype(on, name, dtype)).to(on)
-
-
-def settings_of(encoder: AudioEncoder, *, start: float, duration: float | None, average: bool) -> dict[str, Any]:
-    """What decides the numbers of an embedding, beside the sound."""
-    return {
-        "encoder": fingerprint(encoder),
-        "target": encoder.config.target,
-        "start": start,
-        "duration": duration,
-        "average": average,
-    }
 
 
 def _without_content(sound: Sound) -> Sound:

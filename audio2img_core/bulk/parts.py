@@ -227,12 +227,18 @@ class Folder:
         write(joined(self.job.output, INDEX), "".join(lines[key] for key in sorted(lines)).encode())
 
 
-def run_local(job: Job, tasks: Iterable[Task]) -> Iterator[Report]:
-    """Do the tasks in this process; the next part is read while one is written."""
+def run_local(job: Job, tasks: Sequence[Task], write_part: Callable[[Part], Report] | None = None) -> Iterator[Report]:
+    """Do the tasks in this process; the next part is read while one is written.
+
+    Args:
+        write_part: the job's worker where it is made already; None = it is made.
+    """
+    if not tasks:
+        return
     parts = (part for task in tasks for part in job.parts(task))
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(next, parts, None)
-        write_part = job.worker()
+        write_part = write_part or job.worker()
         while (part := following.result()) is not None:
             following = ahead.submit(next, parts, None)
             yield write_part(part)

@@ -18,6 +18,7 @@ from ..audio import stream_mono
 from ..files import whole_file
 
 if TYPE_CHECKING:
+    from ..embeddings import AudioEmbeddings
     from ..encoder import AudioEncoder
 
 METADATA_KEY = "audio2img_embeddings"
@@ -51,13 +52,7 @@ class EmbeddingStore:
         self.output = Path(output)
         self.partial = self.output.with_name(f"{self.output.name}.partial")
         self.encoder = encoder
-        self.settings = {
-            "encoder": fingerprint(encoder),
-            "target": encoder.config.target,
-            "start": start,
-            "duration": duration,
-            "average": average,
-        }
+        self.settings = settings_of(encoder, start=start, duration=duration, average=average)
         self.sounds: dict[str, dict[str, Any]] = {}
         for file in [self.output, *self._parts()]:
             if file.exists():
@@ -79,9 +74,7 @@ class EmbeddingStore:
         heard = self.encoder.encode_stream(blocks, batch_size=batch_size, name=name)
         if self.settings["average"]:
             heard = heard.averaged()
-        tensors = {f"{name}/tokens": heard.tokens.cpu().contiguous()}
-        if heard.pooled is not None:
-            tensors[f"{name}/pooled"] = heard.pooled.cpu().contiguous()
+        tensors = tensors_of(name, heard)
         entry = {"stat": _stat(sound), "starts": heard.starts, "durations": heard.durations}
         part = self.partial / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
         self._write(part, tensors, {name: entry})
@@ -119,6 +112,23 @@ class EmbeddingStore:
                 f"{file}: was made with another {' and '.join(changed)}; choose another name, or remove it first"
             )
         return index["sounds"]
+
+
+def settings_of(encoder: AudioEncoder, *, start: float, duration: float | None, average: bool) -> dict[str, Any]:
+    """What decides the numbers of an embedding, beside the sound."""
+    return {
+        "encoder": fingerprint(encoder),
+        "target": encoder.config.target,
+        "start": start,
+        "duration": duration,
+        "average": average,
+    }
+
+
+def tensors_of(name: str, heard: AudioEmbeddings) -> dict[str, torch.Tensor]:
+    """What is kept of a sound, by the names that it has in a file."""
+    tensors = {f"{name}/tokens": heard.tokens, f"{name}/pooled": heard.pooled}
+    return {key: tensor.cpu().contiguous() for key, tensor in tensors.items() if tensor is not None}
 
 
 def fingerprint(encoder: AudioEncoder) -> str:

@@ -21,6 +21,21 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser, *, local: str, ray: str, unit: str, size: int) -> None:
+    """--engine and --part-size.
+
+    Args:
+        local, ray: what these engines are here. unit: what a part holds `size` of where nobody says otherwise.
+    """
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help=f"what does the work: {local}, or a Ray cluster, into {ray} (default: local)",
+    )
+    parser.add_argument("--part-size", type=int, default=size, metavar="N", help=f"{unit} (default: {size})")
+
+
 def add_cut_arguments(parser: argparse.ArgumentParser) -> None:
     """--start and --duration."""
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="seconds to skip (default: 0)")

@@ -12,7 +12,7 @@ from ..checks import message
 from ..files import check_writable, find_sounds
 from ..tables import table_kind
 from ..tars import is_tar
-from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
+from .common import MINI, add_cut_arguments, add_device_arguments, add_engine_arguments, progress, quiet_libraries
 
 _OTHER_FILES = (".npz", ".npy", ".pt", ".pth", ".bin", ".json", ".jsonl", ".csv", ".parquet", ".h5", ".pkl", ".tar")
 
@@ -35,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default=MINI, help="folder, .safetensors file or hub id (default: mini)")
     parser.add_argument("--average", action="store_true", help="one embedding a sound, not one a window")
     parser.add_argument("--batch-size", type=int, metavar="N", help="windows at once (default: 8 on a GPU, else 1)")
-    parser.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="what does the work: this process, or a Ray cluster, into parts (default: local)",
-    )
-    parser.add_argument("--part-size", type=int, default=256, metavar="N", help="sounds in a part (default: 256)")
+    add_engine_arguments(parser, local="this process", ray="parts", unit="sounds in a part", size=256)
     add_device_arguments(parser)
 
 
@@ -106,15 +100,17 @@ def _to_parts(arguments: argparse.Namespace) -> int:
     if not is_address(arguments.output):
         check_writable(arguments.output)
     quiet_libraries()
-    from ..bulk.encode import EncodeJob, load_encoder, settings_of
-    from ..bulk.parts import Folder, engine
+    from ..bulk.encode import EncodeJob, load_encoder
+    from ..bulk.parts import Folder, run_local
+    from ..bulk.store import settings_of
 
-    run_tasks, device, dtype = engine(arguments.engine), arguments.device, arguments.dtype
+    device, dtype = arguments.device, arguments.dtype
     if arguments.engine == "ray":
-        from ..bulk.on_ray import has_gpus
+        from ..bulk.on_ray import has_gpus, run_ray
 
+        gpus = has_gpus()  # asked first: a cluster that is not there is said before anything is loaded
         device = "cpu"  # of the encoder that is only looked at here
-        if dtype is None and arguments.device is None and has_gpus() and arguments.encoder != MINI:
+        if gpus and dtype is None and arguments.device is None and arguments.encoder != MINI:
             dtype = "bfloat16"  # of all machines, also where this one would take another by itself
     encoder = load_encoder(arguments.encoder, device=device, dtype=dtype)
     job = EncodeJob(
@@ -126,13 +122,14 @@ def _to_parts(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         dtype=str(encoder.dtype).removeprefix("torch.") if dtype is None else dtype,
     )
-    del encoder
     tasks, done = Folder(job).tasks(sounds, shards)
     _tell_done(done, len(sounds))
     total = 0 if shards else len(sounds) - done
     tried, problems = 0, []
+    reports = run_ray(job, tasks) if arguments.engine == "ray" else run_local(job, tasks, job.writer(encoder))
+    del encoder  # of no use to who waits for a cluster
     with progress("encode", unit="sound") as on_step:
-        for report in run_tasks(job, tasks):
+        for report in reports:
             tried += report.tried
             problems += report.problems
             for _, problem in report.problems:

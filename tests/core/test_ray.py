@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from sounds import noise, write_audio
 
-from audio2img_core.bulk import encode
+from audio2img_core.bulk import store
 from audio2img_core.checkpoint import save_single_file
 from audio2img_core.cli import main
 from audio2img_core.untrained import make_encoder
@@ -129,8 +129,8 @@ def test_a_fault_on_the_cluster_is_one_line(cluster, clips, encoder, tmp_path, c
     def settings_of(*arguments, **options):
         return {**real(*arguments, **options), "encoder": "0123456789abcdef"}
 
-    real = encode.settings_of
-    monkeypatch.setattr(encode, "settings_of", settings_of)
+    real = store.settings_of
+    monkeypatch.setattr(store, "settings_of", settings_of)
     arguments = ["encode", str(clips / "0000.wav"), "-o", str(tmp_path / "out"), "--engine", "ray"]
     assert main([*arguments, "--encoder", encoder]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "audio2img" in line]

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from audio2img_core.cli.common import progress, quiet_libraries
+from audio2img_core.cli.common import add_engine_arguments, progress, quiet_libraries
 
 from .flags import add_settings, read_settings
 
@@ -18,13 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one for each core)"
     )
-    parser.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="what does the work: processes of this machine, or a Ray cluster, into tar shards (default: local)",
+    add_engine_arguments(
+        parser, local="processes of this machine", ray="tar shards", unit="clips of a shard", size=1000
     )
-    parser.add_argument("--part-size", type=int, default=1000, metavar="N", help="clips of a shard (default: 1000)")
     add_settings(parser, ["run", "data"], preset="default")
 
 
