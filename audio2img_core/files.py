@@ -33,9 +33,14 @@ def find_sounds(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             continue
         below = [p for p in walk_files(path, follow_links=True) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
         if not below:
-            raise ValueError(f"{path}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
+            raise no_sound(path)
         found += below
     return list(dict.fromkeys(found))
+
+
+def no_sound(folder: str | os.PathLike[str]) -> ValueError:
+    """The error of a folder in which there is no sound."""
+    return ValueError(f"{folder}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .addresses import absolute, base_name, beside, files_below, is_address, kind, opened
 from .audio import stream_mono
-from .files import AUDIO_SUFFIXES
+from .files import AUDIO_SUFFIXES, no_sound
 from .tables import AUDIO_COLUMNS, part_name, read_table, span, table_kind
 from .tars import Sample, find_shards, is_tar
 
@@ -84,7 +84,7 @@ def list_sounds(inputs: Iterable[str]) -> tuple[list[Sound], list[str]]:
             tars = [file for file in files if is_tar(file)]
             below = [file for file in files if PurePath(file).suffix.lower() in AUDIO_SUFFIXES]
             if not below and not tars:
-                raise ValueError(f"{name}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
+                raise no_sound(name)
             shards += map(absolute, tars)
             sounds |= {sound.key: sound for sound in map(_sound, below)}
         elif table_kind(name):

@@ -13,7 +13,7 @@ import torch
 from audio2img_core.addresses import base_name, below, beside, files_below, is_address, joined, kind, read
 from audio2img_core.bulk.parts import INDEX
 from audio2img_core.checks import first_line
-from audio2img_core.files import AUDIO_SUFFIXES
+from audio2img_core.files import AUDIO_SUFFIXES, no_sound
 from audio2img_core.tables import AUDIO_COLUMNS, parquet_call, part_name, read_table, require, span, table_kind
 from audio2img_core.tables import KINDS as TABLE_KINDS
 from audio2img_core.tars import find_shards, is_tar
@@ -118,7 +118,7 @@ def _open_folder(folder: str, hub: dict[str, str | None], columns: dict[str, str
     if shards and not sounds:
         return peeked(TarSource(folder, shards, index=names.get(INDEX)))
     if not sounds:
-        raise ValueError(f"{folder}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
+        raise no_sound(folder)
     return _checked(_folder(folder, sounds, set(files)))
 
 
