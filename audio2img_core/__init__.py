@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 # Imported on first use: loading the ComfyUI pack must not import transformers or diffusers.
 _EXPORTS = {
-    "load_audio": "audio",
-    "log_mel": "features",
+    "load_audio": "audio.io",
+    "log_mel": "audio.mel",
     "AudioEmbeddings": "embeddings",
     "AudioEncoder": "encoder",
     "AudioEncoderConfig": "config",

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .audio import SAMPLE_RATE
-from .features import MIN_SAMPLES, mel_frames
+from .audio.io import SAMPLE_RATE
+from .audio.mel import MIN_SAMPLES, mel_frames
 
 _INK, _SOFT, _FAINT, _PAPER = (32, 33, 40), (120, 122, 134), (226, 227, 232), (255, 255, 255)
 _WAVE, _BAR = (59, 82, 139), (33, 145, 140)

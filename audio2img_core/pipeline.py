@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import mini
-from .audio import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
+from .audio.io import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
 from .checkpoint import read_config
 from .conditioning import Conditioning, blend, condition, null_conditioning, to_diffusers
 from .config import AudioEncoderConfig

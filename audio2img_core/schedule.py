@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, prepare
+from .audio.io import SAMPLE_RATE, prepare
+from .audio.mel import FRAME_HOP, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames
 from .embeddings import AudioEmbeddings
-from .features import FRAME_HOP, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames
 
 if TYPE_CHECKING:
     from .encoder import AudioEncoder

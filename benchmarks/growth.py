@@ -32,7 +32,7 @@ def measure(kind: str, folder: str, amount: int) -> dict[str, float]:
     import torch
 
     from audio2img_core import AudioEncoder
-    from audio2img_core.audio import stream_mono
+    from audio2img_core.audio.io import stream_mono
     from audio2img_core.devices import encoder_dtype
 
     encoder = AudioEncoder.from_pretrained(folder, dtype=encoder_dtype(torch.device("cpu"), folder))

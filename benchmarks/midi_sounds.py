@@ -231,7 +231,7 @@ def make_splits(folder: Path, held_out: str, *, dev_clips: int = 2) -> dict[str,
 
 def _render_group(sounds: Sequence[Sound], font: str, files: Sequence[Path]) -> None:
     """Render the clips of some sounds, one behind the other, and cut them into `files`."""
-    from audio2img_core.audio import load_mono
+    from audio2img_core.audio.io import load_mono
 
     phrases = [
         _phrase(sound, clip, random.Random(f"{font} {sound.name} {clip}")) for sound in sounds for clip in range(CLIPS)

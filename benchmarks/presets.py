@@ -123,7 +123,7 @@ def train_and_judge(case: str, seed: int, args: argparse.Namespace, splits: dict
 def judge(checkpoint: Path, manifest: Path, captions) -> dict:
     """All figures of a checkpoint on a manifest, `captions` being the cache of the teacher's tokens."""
     from audio2img_core import AudioEncoder
-    from audio2img_core.audio import load_mono
+    from audio2img_core.audio.io import load_mono
     from training.metrics import evaluate_tokens, position_profile
     from training.sources import open_source
 

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--hours", type=float, default=3.0, help="of the file (default: %(default)s)")
     args = parser.parse_args()
-    from audio2img_core.audio import load_audio
+    from audio2img_core.audio.io import load_audio
 
     imports = [import_pack() for _ in range(args.runs)]
     pack = {**imports[0], "seconds": statistics.median(run["seconds"] for run in imports)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from ..audio2img_core.audio import load_audio
+from ..audio2img_core.audio.io import load_audio
 from . import host
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..audio2img_core.audio import prepare, read_audio_mapping
+from ..audio2img_core.audio.io import prepare, read_audio_mapping
 
 
 class PreviewSpectrogram:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE
+from audio2img_core.audio.io import SAMPLE_RATE
 
 _BANDS = 6  # of the equaliser: about one and a half octaves each
 _LOWEST = 60.0  # Hz; below, the first band's gain holds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audio2img_core.features import FEATURE_DIM, NUM_MELS, STACK
+from audio2img_core.audio.mel import FEATURE_DIM, NUM_MELS, STACK
 
 _SILENT_RMS = 1e-8  # a level relative to less than this means nothing
 

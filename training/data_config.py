@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from audio2img_core.audio import SAMPLE_RATE
-from audio2img_core.features import FRAME_HOP, FRAME_LENGTH, MIN_SAMPLES, NUM_MELS
+from audio2img_core.audio.io import SAMPLE_RATE
+from audio2img_core.audio.mel import FRAME_HOP, FRAME_LENGTH, MIN_SAMPLES, NUM_MELS
 from audio2img_core.windows import WindowConfig
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from audio2img_core.features import mel_frames, normalize, num_frames
+from audio2img_core.audio.mel import mel_frames, normalize, num_frames
 from audio2img_core.windows import WindowConfig, window_features
 
 

@@ -8,10 +8,10 @@ import av
 import torch
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE, load_mono
+from audio2img_core.audio.clips import audio_file
+from audio2img_core.audio.decode import open_container, open_file
+from audio2img_core.audio.io import SAMPLE_RATE, load_mono
 from audio2img_core.checks import one_line
-from audio2img_core.decoding import open_container, open_file
-from audio2img_core.sounds import audio_file
 
 from .augment import crop_offset, random_crop
 from .clips import Clip

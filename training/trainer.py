@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from audio2img_core.audio.mel import MIN_SAMPLES
 from audio2img_core.checks import first_line
 from audio2img_core.encoder import AudioEncoder
-from audio2img_core.features import MIN_SAMPLES
 
 from .alignment import AlignmentLoss
 from .augment import mask_features

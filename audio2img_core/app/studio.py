@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__
-from ..audio import SAMPLE_RATE, check_part, load_audio, prepare
+from ..audio.io import SAMPLE_RATE, check_part, load_audio, prepare
 from ..drawing import draw_spectrogram
 from ..film import draw_frames, write_film
 from ..hearing import Heard

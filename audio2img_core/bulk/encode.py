@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save
 
 from ..addresses import read, write
+from ..audio.clips import Sound, tar_sound
 from ..checks import message
-from ..sounds import Sound, tar_sound
 from .parts import Job, Part, Problem, Report
 from .store import METADATA_KEY, fingerprint, tensors_of
 
@@ -133,7 +133,7 @@ class EncodeJob(Job):
 
     def _encoded(self, encoder: AudioEncoder, loaded: Sequence[Loaded], problems: list[Problem]) -> Iterator[Any]:
         """Each sound that can be encoded and what the encoder hears in it; windows of many sounds go in one batch."""
-        from ..audio import SAMPLE_RATE
+        from ..audio.io import SAMPLE_RATE
 
         ready = [item for item in loaded if item.waveform is not None]
         if ready:

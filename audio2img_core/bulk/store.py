@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from ..audio import stream_mono
+from ..audio.io import stream_mono
 from ..files import whole_file
 
 if TYPE_CHECKING:

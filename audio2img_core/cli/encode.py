@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode what is not encoded yet; sounds that cannot be read are reported and left out."""
-    from ..audio import check_part
+    from ..audio.io import check_part
 
     for name in ("batch_size", "part_size"):
         value = getattr(arguments, name)
@@ -94,7 +94,7 @@ def _to_file(arguments: argparse.Namespace) -> int:
 
 
 def _to_parts(arguments: argparse.Namespace) -> int:
-    from ..sounds import list_sounds
+    from ..audio.clips import list_sounds
 
     sounds, shards = list_sounds(arguments.inputs)
     if not is_address(arguments.output):

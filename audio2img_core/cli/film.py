@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Hear the frames, draw them, write them."""
-    from ..audio import load_audio
+    from ..audio.io import load_audio
 
     output = Path(arguments.output)
     film = output.suffix.lower() == ".mp4" and not output.is_dir()

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw each sound; a sound that cannot be read is reported and the others go on."""
-    from ..audio import check_part
+    from ..audio.io import check_part
 
     sounds = find_sounds(arguments.inputs)
     output = Path(arguments.output)

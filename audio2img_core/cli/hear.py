@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """A line for each sound: its name, and captions with their scores."""
-    from ..audio import SAMPLE_RATE, load_mono
+    from ..audio.io import SAMPLE_RATE, load_mono
     from ..drawing import draw_scores, draw_spectrogram
     from ..hearing import read_captions, say_heard
 

@@ -188,7 +188,7 @@ class _Targets:
         self.input = folder / f"input-{slot}"
         self.input.mkdir(parents=True, exist_ok=True)
         os.environ["AUDIO2IMG_INPUT"] = str(self.input)
-        from audio2img_core.audio import load_audio, load_mono
+        from audio2img_core.audio.io import load_audio, load_mono
         from audio2img_core.cli import main as command
 
         self.load_audio, self.load_mono, self.command = load_audio, load_mono, command

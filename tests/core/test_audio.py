@@ -1,4 +1,4 @@
-"""audio2img_core.audio on files made here: formats, seeking, damage, resampling, and what is refused."""
+"""audio2img_core.audio.io on files made here: formats, seeking, damage, resampling, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,16 +20,9 @@ import pytest
 import torch
 from sounds import noise, sine, write_audio
 
-from audio2img_core import decoding, resampling
-from audio2img_core.audio import (
-    load_audio,
-    load_mono,
-    prepare,
-    read_audio_mapping,
-    resample,
-    stream_mono,
-    to_mono,
-)
+from audio2img_core.audio import decode as decoding
+from audio2img_core.audio.io import resample as resampling
+from audio2img_core.audio.io import load_audio, load_mono, prepare, read_audio_mapping, resample, stream_mono, to_mono
 
 ROOT = Path(__file__).parents[2]
 
@@ -608,7 +601,7 @@ sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]
 if {failure is None}:
     sys.modules["torchaudio"] = None
 import torch
-from audio2img_core.audio import resample
+from audio2img_core.audio.io import resample
 assert "torchaudio._part" not in sys.modules
 assert resample(torch.zeros(441), 44100, 16000).shape == (160,)
 assert not [name for name in sys.modules if name.startswith("torchaudio") and sys.modules[name] is not None]

@@ -7,7 +7,7 @@ from sounds import noise, sine
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from audio2img_core import AudioEncoder, log_mel
-from audio2img_core.audio import to_mono
+from audio2img_core.audio.io import to_mono
 from audio2img_core.conditioning import condition
 from audio2img_core.config import AudioEncoderConfig
 from audio2img_core.text import encode_text

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from sounds import noise, sine, write_audio
 
-from audio2img_core.audio import load_audio
+from audio2img_core.audio.io import load_audio
 from audio2img_core.cli import main
 from audio2img_core.film import write_film
 

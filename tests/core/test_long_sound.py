@@ -6,9 +6,9 @@ import pytest
 import torch
 from sounds import noise, write_audio, write_silence
 
-from audio2img_core.audio import load_audio, load_mono
+from audio2img_core.audio.decode import MAX_SECONDS, MAX_SECONDS_VARIABLE
+from audio2img_core.audio.io import load_audio, load_mono
 from audio2img_core.cli import main
-from audio2img_core.decoding import MAX_SECONDS, MAX_SECONDS_VARIABLE
 
 
 @pytest.fixture(scope="module")

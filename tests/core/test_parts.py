@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from sounds import noise, write_audio
 
+from audio2img_core.audio.clips import list_sounds
 from audio2img_core.bulk import parts, settings_of
 from audio2img_core.bulk.encode import EncodeJob, load_encoder
 from audio2img_core.bulk.parts import Folder, Task, run_local
 from audio2img_core.cli import main
-from audio2img_core.sounds import list_sounds
 
 
 @pytest.fixture(scope="module")

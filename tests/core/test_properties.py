@@ -11,7 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sounds import write_audio
 
-from audio2img_core.audio import load_audio, load_mono, prepare
+from audio2img_core.audio.io import load_audio, load_mono, prepare
+from audio2img_core.audio.mel import MIN_FRAMES
+from audio2img_core.audio.resample import resample
 from audio2img_core.checks import MAX_RATE, MIN_RATE
 from audio2img_core.conditioning import (
     BLEND_MODES,
@@ -25,9 +27,7 @@ from audio2img_core.conditioning import (
 )
 from audio2img_core.config import AudioEncoderConfig
 from audio2img_core.embeddings import AudioEmbeddings, TokenSpace
-from audio2img_core.features import MIN_FRAMES
 from audio2img_core.head import HEADS
-from audio2img_core.resampling import resample
 from audio2img_core.schedule import _smooth, keyframes
 from audio2img_core.seed import seed_name, seed_weights
 from audio2img_core.targets import TARGETS

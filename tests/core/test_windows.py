@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audio2img_core.features import MIN_FRAMES, normalize
+from audio2img_core.audio.mel import MIN_FRAMES, normalize
 from audio2img_core.windows import Window, WindowConfig, plan_windows, window_features
 
 

@@ -234,7 +234,7 @@ def test_a_sound_has_one_embedding_everywhere(node, encoder, folders, examples, 
     from safetensors.torch import load_file
 
     from audio2img_core import AudioEncoder
-    from audio2img_core.audio import load_mono
+    from audio2img_core.audio.io import load_mono
     from audio2img_core.cli import main
 
     sound, folder = examples / "piano.flac", folders / "models" / "audio_encoders" / "mine"

@@ -14,7 +14,7 @@ import torch
 from sounds import noise, sine, write_audio
 from torch.utils.data import DataLoader
 
-from audio2img_core.features import num_frames
+from audio2img_core.audio.mel import num_frames
 from training.clips import Clip, Source
 from training.data import ClipDataset, ClipStream, clip_items, collate, seeded
 from training.data_config import DataConfig

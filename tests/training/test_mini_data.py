@@ -11,7 +11,7 @@ import pytest
 import torch
 from sounds import noise, sine, write_audio
 
-from audio2img_core.audio import load_mono
+from audio2img_core.audio.io import load_mono
 from training.flac import write_flac
 from training.recipes.mini import (
     archives,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE, load_audio
+from audio2img_core.audio.io import SAMPLE_RATE, load_audio
 
 LONGEST = 8.0  # seconds; a longer sound is cut
 PIECE = 5.0  # seconds of a cut piece

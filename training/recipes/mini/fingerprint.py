@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE
+from audio2img_core.audio.io import SAMPLE_RATE
 
 from .clips import load
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE, load_mono
+from audio2img_core.audio.io import SAMPLE_RATE, load_mono
 
 from .sounds import read_jsonl, write_jsonl
 from .train import Recipe

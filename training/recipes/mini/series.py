@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE
+from audio2img_core.audio.io import SAMPLE_RATE
 
 from .clips import load
 from .soundfonts import seeded

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE
+from audio2img_core.audio.io import SAMPLE_RATE
 
 from .clips import load
 from .midi import midi_file, phrase

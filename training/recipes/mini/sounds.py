@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from audio2img_core.audio import SAMPLE_RATE
+from audio2img_core.audio.io import SAMPLE_RATE
 
 from ...flac import write_flac
 from . import soundfonts, speech, synthesis

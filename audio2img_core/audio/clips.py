@@ -10,11 +10,11 @@ from pathlib import PurePath
 
 from torch import Tensor
 
-from .addresses import absolute, base_name, beside, files_below, is_address, kind, opened
-from .audio import stream_mono
-from .files import AUDIO_SUFFIXES, no_sound
-from .tables import AUDIO_COLUMNS, part_name, read_table, span, table_kind
-from .tars import Sample, find_shards, is_tar
+from ..addresses import absolute, base_name, beside, files_below, is_address, kind, opened
+from ..files import AUDIO_SUFFIXES, no_sound
+from ..tables import AUDIO_COLUMNS, part_name, read_table, span, table_kind
+from ..tars import Sample, find_shards, is_tar
+from .io import stream_mono
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import describe, one_line, sample_rate_of
-from .resampling import resample, resample_blocks
+from ..checks import describe, one_line, sample_rate_of
+from .resample import resample, resample_blocks
 
 SAMPLE_RATE = 16_000  # what the encoders expect
 
@@ -102,7 +102,7 @@ def check_part(start: float, duration: float | None) -> None:
 
 def _most_seconds(given: float | None) -> float:
     """`max_seconds` as it is given, else the environment's, else the default."""
-    from .decoding import MAX_SECONDS, MAX_SECONDS_VARIABLE
+    from .decode import MAX_SECONDS, MAX_SECONDS_VARIABLE
 
     name, value = "max_seconds", given
     if given is None:
@@ -133,7 +133,7 @@ def _decoded(
 ) -> Iterator[tuple[int, Tensor]]:
     import av  # a tenth of a second, which a ComfyUI that starts need not wait for
 
-    from .decoding import ALLOWED, SEEK_FROM, Reader, open_container, open_file
+    from .decode import ALLOWED, SEEK_FROM, Reader, open_container, open_file
 
     with contextlib.ExitStack() as stack:
         file, name = open_file(path, stack)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import describe, positive_int
+from ..checks import describe, positive_int
 
 _MAX_KERNEL = 4_000_000  # floats; torchaudio computes it anew at each call and in float64
 _SECONDS = 30  # that torchaudio resamples at once

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from .checks import MAX_RATE, MIN_RATE, one_line
+from ..checks import MAX_RATE, MIN_RATE, one_line
 
 logger = logging.getLogger(__name__)
 
