@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "load_audio": "audio.io",
     "log_mel": "audio.mel",
-    "AudioEmbeddings": "embeddings",
-    "AudioEncoder": "encoder",
-    "AudioEncoderConfig": "config",
+    "AudioEmbeddings": "encoder.embeddings",
+    "AudioEncoder": "encoder.model",
+    "AudioEncoderConfig": "encoder.config",
     "AudioToImagePipeline": "pipeline",
 }
 __all__ = list(_EXPORTS)

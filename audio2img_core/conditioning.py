@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .embeddings import AudioEmbeddings, TokenSpace
+from .encoder.embeddings import AudioEmbeddings, TokenSpace
 from .targets import get_target, target_of_width
 
 WINDOW_MODES = ("average", "join", "keep")

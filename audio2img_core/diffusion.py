@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 
 from . import mini
-from .checkpoint import PICKLE_SUFFIXES, load_strictly
 from .checks import first_line
 from .devices import weights_in
+from .encoder.checkpoint import PICKLE_SUFFIXES, load_strictly
 from .targets import check_fits
 
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from .embeddings import AudioEmbeddings
+from .encoder.embeddings import AudioEmbeddings
 from .files import whole_file
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from .config import AudioEncoderConfig
-from .encoder import AudioEncoder
+from .encoder.config import AudioEncoderConfig
+from .encoder.model import AudioEncoder
 from .targets import PROMPT_TOKENS, get_target
 
 SIZES = ("tiny", "full")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..audio2img_core.audio.io import read_audio_mapping
 from ..audio2img_core.devices import DTYPES
-from ..audio2img_core.embeddings import AudioEmbeddings
+from ..audio2img_core.encoder.embeddings import AudioEmbeddings
 from . import host
 
 
@@ -45,8 +45,8 @@ class LoadAudioEncoder:
         }
 
     def execute(self, encoder_name: str, dtype: str, unique_id: str | None = None) -> tuple[host.ManagedEncoder]:
-        from ..audio2img_core.describe import in_a_line
-        from ..audio2img_core.encoder import AudioEncoder
+        from ..audio2img_core.encoder.inspect import in_a_line
+        from ..audio2img_core.encoder.model import AudioEncoder
 
         encoder = AudioEncoder.from_pretrained(
             host.encoder_path(encoder_name), dtype=host.encoder_dtype(dtype, encoder_name)

@@ -16,7 +16,7 @@ import torch
 
 from ..audio2img_core import devices
 from ..audio2img_core.conditioning import Conditioning, from_comfy
-from ..audio2img_core.embeddings import TokenSpace
+from ..audio2img_core.encoder.embeddings import TokenSpace
 from ..audio2img_core.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.mini import NAME as MINI
 from ..audio2img_core.mini import encode_texts
@@ -31,7 +31,7 @@ except ImportError:
     comfy = folder_paths = None
 
 if TYPE_CHECKING:
-    from ..audio2img_core.encoder import AudioEncoder
+    from ..audio2img_core.encoder.model import AudioEncoder
 
 ENCODERS = "audio_encoders"
 EXAMPLES = Path(__file__).parents[1] / "examples"

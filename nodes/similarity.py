@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..audio2img_core.embeddings import AudioEmbeddings
+from ..audio2img_core.encoder.embeddings import AudioEmbeddings
 from ..audio2img_core.hearing import caption_scores, nearest_captions, read_captions
 from . import host
 

@@ -25,7 +25,7 @@ def tiny_folders(tmp_path_factory):
     """target -> folder with `encoder`, `diffusion` and `controlnet`, untrained and tiny, made on first use."""
     from diffusers import ControlNetModel
 
-    from audio2img_core.checkpoint import save
+    from audio2img_core.encoder.checkpoint import save
     from audio2img_core.untrained import make_pair
 
     made: dict[str, Path] = {}

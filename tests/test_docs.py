@@ -212,9 +212,9 @@ def rows(text: str, heading: str) -> list[list[str]]:
 
 
 def test_the_fields_of_a_checkpoint_and_their_defaults():
-    from audio2img_core.config import AudioEncoderConfig
-    from audio2img_core.head import HeadConfig
-    from audio2img_core.windows import WindowConfig
+    from audio2img_core.encoder.config import AudioEncoderConfig
+    from audio2img_core.encoder.heads import HeadConfig
+    from audio2img_core.encoder.windows import WindowConfig
 
     text = TEXTS["checkpoint.md"]
     for heading, section in (("### `head`", HeadConfig), ("### `window`", WindowConfig)):

@@ -11,10 +11,10 @@ from typing import Any, get_type_hints
 import yaml
 
 from audio2img_core.checks import first_line
+from audio2img_core.encoder.heads import HeadConfig
+from audio2img_core.encoder.windows import WindowConfig
 from audio2img_core.files import whole_file
-from audio2img_core.head import HeadConfig
 from audio2img_core.targets import get_target
-from audio2img_core.windows import WindowConfig
 
 from .alignment import LossConfig
 from .data_config import DataConfig

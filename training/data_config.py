@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from audio2img_core.audio.io import SAMPLE_RATE
 from audio2img_core.audio.mel import FRAME_HOP, FRAME_LENGTH, MIN_SAMPLES, NUM_MELS
-from audio2img_core.windows import WindowConfig
+from audio2img_core.encoder.windows import WindowConfig
 
 
 @dataclass(frozen=True)

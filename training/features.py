@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audio2img_core.audio.mel import mel_frames, normalize, num_frames
-from audio2img_core.windows import WindowConfig, window_features
+from audio2img_core.encoder.windows import WindowConfig, window_features
 
 
 def batch_features(

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
-from audio2img_core.checkpoint import save_single_file
 from audio2img_core.checks import first_line
-from audio2img_core.encoder import AudioEncoder
+from audio2img_core.encoder.checkpoint import save_single_file
+from audio2img_core.encoder.model import AudioEncoder
 from audio2img_core.files import check_writable, remove_partials, whole_folder
 
 from .alignment import AlignmentLoss

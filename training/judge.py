@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from audio2img_core.checks import positive_int
 from audio2img_core.devices import resolve_device
-from audio2img_core.encoder import AudioEncoder
+from audio2img_core.encoder.model import AudioEncoder
 
 from .captions import CaptionCache
 from .data import ClipDataset

@@ -12,10 +12,10 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, Wav2Vec2BertModel
 
-from audio2img_core.checkpoint import load_strictly
-from audio2img_core.config import AudioEncoderConfig
-from audio2img_core.encoder import AudioEncoder, AudioEncoderOutput
-from audio2img_core.head import QueryHead
+from audio2img_core.encoder.checkpoint import load_strictly
+from audio2img_core.encoder.config import AudioEncoderConfig
+from audio2img_core.encoder.heads import QueryHead
+from audio2img_core.encoder.model import AudioEncoder, AudioEncoderOutput
 from audio2img_core.untrained import SIZES, encoder_config
 
 from .captions import CaptionCache

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from audio2img_core.audio.mel import MIN_SAMPLES
 from audio2img_core.checks import first_line
-from audio2img_core.encoder import AudioEncoder
+from audio2img_core.encoder.model import AudioEncoder
 
 from .alignment import AlignmentLoss
 from .augment import mask_features

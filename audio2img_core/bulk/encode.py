@@ -19,7 +19,7 @@ from .parts import Job, Part, Problem, Report
 from .store import METADATA_KEY, fingerprint, tensors_of
 
 if TYPE_CHECKING:
-    from ..encoder import AudioEncoder
+    from ..encoder.model import AudioEncoder
     from ..tars import Sample
 
 _MOST_SAMPLES = 64 * 2**20  # of all sounds of a part that are decoded ahead of the encoder: 256 MB, over an hour
@@ -167,7 +167,7 @@ def load_encoder(name: str, *, device: str | None = None, dtype: str | None = No
         ValueError, FileNotFoundError: as `AudioEncoder.from_pretrained`, or an impossible device.
     """
     from ..devices import encoder_dtype, resolve_device
-    from ..encoder import AudioEncoder
+    from ..encoder.model import AudioEncoder
 
     on = resolve_device(device)
     return AudioEncoder.from_pretrained(name, dtype=encoder_dtype(on, name, dtype)).to(on)

@@ -18,8 +18,8 @@ from ..audio.io import stream_mono
 from ..files import whole_file
 
 if TYPE_CHECKING:
-    from ..embeddings import AudioEmbeddings
-    from ..encoder import AudioEncoder
+    from ..encoder.embeddings import AudioEmbeddings
+    from ..encoder.model import AudioEncoder
 
 METADATA_KEY = "audio2img_embeddings"
 

@@ -50,6 +50,6 @@ def said(value: Any) -> str:
 def encoder_facts(source: str) -> dict[str, Any]:
     """What a checkpoint's config and headers tell; its weights are not read."""
     quiet_libraries()
-    from ..describe import describe
+    from ..encoder.inspect import describe
 
     return describe(source)

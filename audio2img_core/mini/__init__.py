@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..encoder import AudioEncoder
+    from ..encoder.model import AudioEncoder
 
 NAME = "mini"
 FOLDER = Path(__file__).parent
@@ -28,7 +28,7 @@ SAMPLER = (12, 5.0)
 
 def load_mini_encoder(dtype: torch.dtype | None = None) -> AudioEncoder:
     """The audio encoder of the embedded default; None = float32."""
-    from ..encoder import AudioEncoder
+    from ..encoder.model import AudioEncoder
 
     return AudioEncoder.from_pretrained(FOLDER / "encoder", dtype=dtype)
 

@@ -12,7 +12,7 @@ from audio2img_core.conditioning import (
     to_comfy,
     to_diffusers,
 )
-from audio2img_core.embeddings import AudioEmbeddings, TokenSpace
+from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
 from audio2img_core.targets import TARGETS, check_fits, get_target, target_of_width
 
 

@@ -9,7 +9,7 @@ from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Ve
 from audio2img_core import AudioEncoder, log_mel
 from audio2img_core.audio.io import to_mono
 from audio2img_core.conditioning import condition
-from audio2img_core.config import AudioEncoderConfig
+from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.text import encode_text
 from audio2img_core.untrained import make_diffusion, make_encoder
 
@@ -133,7 +133,7 @@ def test_long_clips_are_cut_in_windows():
 @pytest.mark.parametrize("normalize", ["window", "clip"])
 @pytest.mark.parametrize("hop", [None, 0.5, 3.0])
 def test_a_stream_gives_what_the_whole_gives(monkeypatch, normalize, hop):
-    monkeypatch.setattr("audio2img_core.encoder._MEL_CHUNK", 170)  # more than one in so short a sound
+    monkeypatch.setattr("audio2img_core.encoder.model._MEL_CHUNK", 170)  # more than one in so short a sound
     encoder = small(normalize=normalize, hop_seconds=hop)
     for seconds in (0.01, 0.4, 1.0, 3.03, 6.2):
         sound = noise(seconds)
@@ -147,8 +147,8 @@ def test_a_stream_gives_what_the_whole_gives(monkeypatch, normalize, hop):
 def test_many_windows_lie_in_blocks_and_come_out_in_order(monkeypatch, normalize):
     encoder, sound = small(normalize=normalize), noise(9.5)
     whole = encoder.encode(sound, 16000)
-    monkeypatch.setattr("audio2img_core.rows._BLOCK", 3 * whole.tokens[0].nbytes)
-    monkeypatch.setattr("audio2img_core.encoder._MEL_CHUNK", 170)
+    monkeypatch.setattr("audio2img_core.encoder.rows._BLOCK", 3 * whole.tokens[0].nbytes)
+    monkeypatch.setattr("audio2img_core.encoder.model._MEL_CHUNK", 170)
     assert len(whole.tokens) == 10
     torch.testing.assert_close(encoder.encode(sound, 16000).tokens, whole.tokens, rtol=1e-4, atol=1e-5)
 

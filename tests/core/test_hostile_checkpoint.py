@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audio2img_core import AudioEncoder
-from audio2img_core.checkpoint import METADATA_KEY, save
 from audio2img_core.cli import main
 from audio2img_core.diffusion import load_diffusion
+from audio2img_core.encoder.checkpoint import METADATA_KEY, save
 from audio2img_core.untrained import make_pair
 
 ROOT = Path(__file__).parents[2]

@@ -25,13 +25,13 @@ from audio2img_core.conditioning import (
     to_comfy,
     to_diffusers,
 )
-from audio2img_core.config import AudioEncoderConfig
-from audio2img_core.embeddings import AudioEmbeddings, TokenSpace
-from audio2img_core.head import HEADS
+from audio2img_core.encoder.config import AudioEncoderConfig
+from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
+from audio2img_core.encoder.heads import HEADS
+from audio2img_core.encoder.kardsim import seed_name, seed_weights
+from audio2img_core.encoder.windows import NORMALIZE, PADDING, WindowConfig, plan_windows
 from audio2img_core.schedule import _smooth, keyframes
-from audio2img_core.seed import seed_name, seed_weights
 from audio2img_core.targets import TARGETS
-from audio2img_core.windows import NORMALIZE, PADDING, WindowConfig, plan_windows
 
 # The same examples in every run, and no time limit for each: a busy machine must not fail.
 many = settings(max_examples=80, deadline=None, derandomize=True, database=None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audio2img_core.audio.mel import MIN_FRAMES, normalize
-from audio2img_core.windows import Window, WindowConfig, plan_windows, window_features
+from audio2img_core.encoder.windows import Window, WindowConfig, plan_windows, window_features
 
 
 @pytest.mark.parametrize("frames", [2, 3, 375, 376, 377, 378, 751, 752, 753, 754, 5000])

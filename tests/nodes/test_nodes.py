@@ -161,7 +161,7 @@ def test_a_link_out_of_the_input_folder_is_refused(node, folders):
 
 def test_encoders_are_listed_as_files_and_folders(pack, node, folders, tiny_folders, seed_folder):
     from audio2img_core import AudioEncoder
-    from audio2img_core.checkpoint import save
+    from audio2img_core.encoder.checkpoint import save
 
     models = folders / "models" / "audio_encoders"
     save(AudioEncoder.from_pretrained(tiny_folders("sd15") / "encoder"), models / "one.safetensors")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertPreTrainedModel
 from transformers.utils import ModelOutput
 
-from .audio.io import prepare
-from .audio.mel import (
+from ..audio.io import prepare
+from ..audio.mel import (
     FRAME_HOP,
     FRAME_LENGTH,
     FRAMES_PER_SECOND,
@@ -25,13 +25,13 @@ from .audio.mel import (
     normalize,
     num_frames,
 )
-from .audio.resample import parts_of
+from ..audio.resample import parts_of
+from ..targets import PROMPT_TOKENS
 from .backbone import adapt
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
-from .head import INITIAL_LOGIT_SCALE, QueryHead, make_head
+from .heads import INITIAL_LOGIT_SCALE, QueryHead, make_head
 from .rows import Rows
-from .targets import PROMPT_TOKENS
 from .windows import Window, WindowConfig, plan_windows, window_features
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import Wav2Vec2BertConfig
 
-from .checks import first_line
+from ..checks import first_line
+from ..targets import target_of_width
 from .config import AudioEncoderConfig
-from .head import INITIAL_LOGIT_SCALE
-from .targets import target_of_width
+from .heads import INITIAL_LOGIT_SCALE
 from .windows import WindowConfig
 
 # The seed's recipe (its training notebook): the first 375 mel frames of the clip, padded to whole stacked frames,

@@ -12,14 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import Wav2Vec2BertConfig
 
-from . import mini
+from .. import mini
+from ..checks import first_line
+from ..targets import get_target
 from .checkpoint import read_config
-from .checks import first_line
-from .seed import seed_config
-from .targets import get_target
+from .kardsim import seed_config
 
 if TYPE_CHECKING:
-    from .encoder import AudioEncoder
+    from .model import AudioEncoder
 
 
 def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:

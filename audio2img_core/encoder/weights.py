@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .checks import first_line, one_line
+from ..checks import first_line, one_line
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WORDS = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "wrongly shaped"}

@@ -23,17 +23,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
 
-from . import mini
+from .. import mini
+from ..checks import first_line
+from ..devices import INT8, encoder_dtype, resolve_device, resolve_dtype
+from ..files import whole_file, whole_folder
 from .bounds import shortened
-from .checks import first_line
 from .config import AudioEncoderConfig, checked_backbone
-from .devices import INT8, encoder_dtype, resolve_device, resolve_dtype
-from .files import whole_file, whole_folder
-from .seed import seed_config, seed_name, seed_weights
+from .kardsim import seed_config, seed_name, seed_weights
 from .weights import check_files, check_finite, raise_on_names, read_weights, weight_files
 
 if TYPE_CHECKING:
-    from .encoder import AudioEncoder
+    from .model import AudioEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .audio.mel import FEATURE_DIM
+from ..audio.mel import FEATURE_DIM
 
 MAX_WINDOW_SECONDS = 3600.0  # of one window; attention over an hour needs more memory than any machine has
 _WIDTH, _LAYERS, _POSITIONS, _KERNEL = 16_384, 256, 20_000, 1023

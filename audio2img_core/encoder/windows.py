@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .audio.mel import FRAMES_PER_SECOND, MIN_FRAMES, STACK, normalize, normalize_level, stack_frames
+from ..audio.mel import FRAMES_PER_SECOND, MIN_FRAMES, STACK, normalize, normalize_level, stack_frames
 from .bounds import MAX_WINDOW_SECONDS, check_number, shortened
 
 NORMALIZE = ("clip", "window")

@@ -8,10 +8,10 @@ from typing import Any
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
 from transformers.activations import ACT2FN
 
+from ..checks import one_line
+from ..targets import get_target
 from .bounds import check_attention, check_backbone, check_number, shortened
-from .checks import one_line
-from .head import HeadConfig
-from .targets import get_target
+from .heads import HeadConfig
 from .windows import WindowConfig
 
 
