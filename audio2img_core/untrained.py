@@ -90,7 +90,7 @@ def make_diffusion(target: str, *, size: str = "tiny", seed: int = 0) -> Any:
 
 def make_pair(target: str, *, size: str = "tiny", seed: int = 0) -> tuple[AudioEncoder, Any]:
     """An untrained encoder and diffusion pipeline that fit each other; the encoder carries its empty prompt."""
-    from .text import null_conditioning_of
+    from .conditioning.text import null_conditioning_of
 
     encoder, diffusion = make_encoder(target, size=size, seed=seed), make_diffusion(target, size=size, seed=seed)
     null = null_conditioning_of(diffusion)

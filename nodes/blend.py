@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..audio2img_core.conditioning import BLEND_MODES, blend_comfy
+from ..audio2img_core.conditioning.prompt import BLEND_MODES, blend_comfy
 
 
 class BlendConditioning:

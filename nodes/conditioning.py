@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..audio2img_core.conditioning import WINDOW_MODES, condition, to_comfy
+from ..audio2img_core.conditioning.prompt import WINDOW_MODES, condition, to_comfy
 from ..audio2img_core.encoder.embeddings import AudioEmbeddings
 from . import host
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..audio2img_core import devices
-from ..audio2img_core.conditioning import Conditioning, from_comfy
+from ..audio2img_core.conditioning.prompt import Conditioning, from_comfy
 from ..audio2img_core.encoder.embeddings import TokenSpace
 from ..audio2img_core.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.mini import NAME as MINI

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..audio2img_core.audio.io import prepare, read_audio_mapping
-from ..audio2img_core.conditioning import condition, to_comfy
-from ..audio2img_core.schedule import MAX_FRAMES, keyframes, loudness, onsets, schedule
+from ..audio2img_core.conditioning.prompt import condition, to_comfy
+from ..audio2img_core.conditioning.schedule import MAX_FRAMES, keyframes, loudness, onsets, schedule
 from . import host
 from .conditioning import CLIP, STRENGTH
 

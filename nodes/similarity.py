@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from ..audio2img_core.conditioning.zero_shot import caption_scores, nearest_captions, read_captions
 from ..audio2img_core.encoder.embeddings import AudioEmbeddings
-from ..audio2img_core.hearing import caption_scores, nearest_captions, read_captions
 from . import host
 
 

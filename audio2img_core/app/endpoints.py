@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from ..checks import first_line, message
-from ..hearing import read_captions
+from ..conditioning.zero_shot import read_captions
 from .studio import Drawing, Studio
 
 _F = TypeVar("_F", bound=Callable)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..audio.io import SAMPLE_RATE, check_part, load_audio, prepare
+from ..conditioning.schedule import count_frames, schedule
+from ..conditioning.zero_shot import Heard
 from ..drawing import draw_spectrogram
 from ..film import draw_frames, write_film
-from ..hearing import Heard
 from ..pictures import write_picture
 from ..pipeline import AudioToImagePipeline
-from ..schedule import count_frames, schedule
 from .turns import Turns
 
 NOTHING = "nothing to hear: drop a sound, record one or choose an example"

@@ -28,11 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     if output.exists() and (output.suffix == ".safetensors" or not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output}: exists already; choose another name or remove it")
     quiet_libraries()
+    from ..conditioning.text import encode_text
     from ..diffusion import load_diffusion, takes_pooled, token_width
     from ..encoder.checkpoint import save
     from ..encoder.model import AudioEncoder
     from ..targets import check_fits
-    from ..text import encode_text
 
     encoder = AudioEncoder.from_pretrained(arguments.source, dtype=arguments.dtype or "auto")
     if arguments.diffusion:

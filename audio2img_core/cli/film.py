@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output.parent if film else output)
     waveform, rate = load_audio(arguments.input, start=arguments.start, duration=arguments.duration, sample_rate=None)
     quiet_libraries()
+    from ..conditioning.schedule import schedule
     from ..film import draw_frames, write_film
     from ..pipeline import AudioToImagePipeline
-    from ..schedule import schedule
 
     pipeline = AudioToImagePipeline.from_pretrained(
         arguments.encoder, arguments.diffusion, device=arguments.device, dtype=arguments.dtype

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(output.parent if single else output)
     init_image, control_image = open_image(arguments.init_image), open_image(arguments.control_image)
     quiet_libraries()
-    from ..hearing import say_heard
+    from ..conditioning.zero_shot import say_heard
     from ..pipeline import AudioToImagePipeline
 
     pipeline = AudioToImagePipeline.from_pretrained(

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """A line for each sound: its name, and captions with their scores."""
     from ..audio.io import SAMPLE_RATE, load_mono
+    from ..conditioning.zero_shot import read_captions, say_heard
     from ..drawing import draw_scores, draw_spectrogram
-    from ..hearing import read_captions, say_heard
 
     sounds = find_sounds(arguments.inputs)
     pictures = [Path(path) for path in (arguments.bars, arguments.spectrogram) if path]

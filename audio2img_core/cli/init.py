@@ -36,10 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{output / name}: exists already; choose another folder or remove it")
     check_writable(output)
     quiet_libraries()
+    from ..conditioning.text import encode_text
     from ..devices import DTYPES
     from ..encoder.checkpoint import save_folder
     from ..files import whole_folder
-    from ..text import encode_text
     from ..untrained import make_diffusion, make_encoder
 
     dtype = DTYPES[arguments.dtype]

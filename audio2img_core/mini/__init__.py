@@ -56,7 +56,7 @@ def encode_texts(texts: Sequence[str]) -> Tensor:
     """What the embedded text encoder makes of texts: [M, 77, D] float32."""
     import torch
 
-    from ..text import encode_text
+    from ..conditioning.text import encode_text
 
     return torch.cat([encode_text(_loaded_diffusion(), text).tokens for text in texts])
 

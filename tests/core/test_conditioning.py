@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audio2img_core.conditioning import (
+from audio2img_core.conditioning.prompt import (
     Conditioning,
     blend,
     condition,

@@ -8,9 +8,9 @@ from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Ve
 
 from audio2img_core import AudioEncoder, log_mel
 from audio2img_core.audio.io import to_mono
-from audio2img_core.conditioning import condition
+from audio2img_core.conditioning.prompt import condition
+from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.config import AudioEncoderConfig
-from audio2img_core.text import encode_text
 from audio2img_core.untrained import make_diffusion, make_encoder
 
 

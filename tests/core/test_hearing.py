@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from audio2img_core import AudioToImagePipeline
+from audio2img_core.conditioning.zero_shot import caption_scores, nearest_captions
 from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
-from audio2img_core.hearing import caption_scores, nearest_captions
 from audio2img_core.untrained import make_pair
 
 

@@ -7,10 +7,10 @@ from PIL import Image
 from sounds import noise, sine
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
-from audio2img_core.conditioning import condition, to_diffusers
+from audio2img_core.conditioning.prompt import condition, to_diffusers
+from audio2img_core.conditioning.text import encode_text
 from audio2img_core.devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
 from audio2img_core.pipeline import Sampler
-from audio2img_core.text import encode_text
 
 TARGETS = ("sd15", "sd21", "sdxl", "mini")
 

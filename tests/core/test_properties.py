@@ -15,7 +15,7 @@ from audio2img_core.audio.io import load_audio, load_mono, prepare
 from audio2img_core.audio.mel import MIN_FRAMES
 from audio2img_core.audio.resample import resample
 from audio2img_core.checks import MAX_RATE, MIN_RATE
-from audio2img_core.conditioning import (
+from audio2img_core.conditioning.prompt import (
     BLEND_MODES,
     Conditioning,
     blend,
@@ -25,12 +25,12 @@ from audio2img_core.conditioning import (
     to_comfy,
     to_diffusers,
 )
+from audio2img_core.conditioning.schedule import _smooth, keyframes
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
 from audio2img_core.encoder.heads import HEADS
 from audio2img_core.encoder.kardsim import seed_name, seed_weights
 from audio2img_core.encoder.windows import NORMALIZE, PADDING, WindowConfig, plan_windows
-from audio2img_core.schedule import _smooth, keyframes
 from audio2img_core.targets import TARGETS
 
 # The same examples in every run, and no time limit for each: a busy machine must not fail.

@@ -4,8 +4,8 @@ import pytest
 import torch
 from sounds import noise, sine
 
-from audio2img_core.conditioning import condition
-from audio2img_core.schedule import count_frames, keyframes, loudness, onsets, schedule
+from audio2img_core.conditioning.prompt import condition
+from audio2img_core.conditioning.schedule import count_frames, keyframes, loudness, onsets, schedule
 from audio2img_core.untrained import make_pair
 
 RATE = 16_000

@@ -200,7 +200,7 @@ def test_audio_to_conditioning(node, encoder):
 
 def test_the_nodes_give_what_the_library_gives(node, encoder, tiny_folders):
     from audio2img_core import AudioEncoder
-    from audio2img_core.conditioning import condition
+    from audio2img_core.conditioning.prompt import condition
 
     library = AudioEncoder.from_pretrained(tiny_folders("sd15") / "encoder", dtype=encoder.encoder.dtype)
     sound = audio(2.0)

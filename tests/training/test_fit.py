@@ -8,8 +8,8 @@ import yaml
 from sounds import noise
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
+from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.windows import WindowConfig
-from audio2img_core.text import encode_text
 from training.config import PRESETS, FitConfig, load_settings
 from training.features import batch_features
 from training.fit import fit

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from audio2img_core.conditioning.text import encode_text
 from audio2img_core.mini import load_mini_diffusion
 from audio2img_core.targets import get_target
-from audio2img_core.text import encode_text
 from audio2img_core.untrained import make_diffusion, make_tokenizer
 from training.teacher import Teacher
 

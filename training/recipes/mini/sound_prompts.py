@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audio2img_core import AudioEmbeddings, AudioEncoder
-from audio2img_core.hearing import caption_scores
+from audio2img_core.conditioning.zero_shot import caption_scores
 
 from .captions import Captions
 from .diffusion import Prompts, Said

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .encoder.embeddings import AudioEmbeddings, TokenSpace
-from .targets import get_target, target_of_width
+from ..encoder.embeddings import AudioEmbeddings, TokenSpace
+from ..targets import get_target, target_of_width
 
 WINDOW_MODES = ("average", "join", "keep")
 BLEND_MODES = ("linear", "spherical", "join")

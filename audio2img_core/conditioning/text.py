@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .conditioning import Conditioning
+from .prompt import Conditioning
 
 
 @torch.no_grad()

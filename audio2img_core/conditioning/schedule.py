@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio.io import SAMPLE_RATE, prepare
-from .audio.mel import FRAME_HOP, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames
-from .encoder.embeddings import AudioEmbeddings
+from ..audio.io import SAMPLE_RATE, prepare
+from ..audio.mel import FRAME_HOP, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames
+from ..encoder.embeddings import AudioEmbeddings
 
 if TYPE_CHECKING:
-    from .encoder.model import AudioEncoder
+    from ..encoder.model import AudioEncoder
 
 MAX_FRAMES = 10_000
 _FLUX_FLOOR = 8.0  # nats below the loudest: what lies lower does not count as the begin of a sound

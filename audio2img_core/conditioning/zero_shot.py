@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .encoder.embeddings import AudioEmbeddings
+from ..encoder.embeddings import AudioEmbeddings
 
 
 class Heard(NamedTuple):

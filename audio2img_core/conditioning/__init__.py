@@ -1,0 +1,1 @@
+"""In: `AudioEmbeddings` and text. Out: `Conditioning`, a diffusion model's prompt tokens, and captions with scores."""
