@@ -14,7 +14,7 @@ _EXPORTS = {
     "AudioEmbeddings": "encoder.embeddings",
     "AudioEncoder": "encoder.model",
     "AudioEncoderConfig": "encoder.config",
-    "AudioToImagePipeline": "pipeline",
+    "AudioToImagePipeline": "generation.pipeline",
 }
 __all__ = list(_EXPORTS)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..pictures import read_settings
+from ..generation.png import read_settings
 from .endpoints import Endpoints
 from .look import HEADER, slider
 from .studio import Studio

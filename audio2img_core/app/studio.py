@@ -21,9 +21,9 @@ from ..audio.io import SAMPLE_RATE, check_part, load_audio, prepare
 from ..conditioning.schedule import count_frames, schedule
 from ..conditioning.zero_shot import Heard
 from ..drawing import draw_spectrogram
-from ..film import draw_frames, write_film
-from ..pictures import write_picture
-from ..pipeline import AudioToImagePipeline
+from ..generation.pipeline import AudioToImagePipeline
+from ..generation.png import write_picture
+from ..generation.video import draw_frames, write_film
 from .turns import Turns
 
 NOTHING = "nothing to hear: drop a sound, record one or choose an example"

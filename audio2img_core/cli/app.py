@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         raise ImportError('the page needs Gradio: pip install "audio2img[app]"') from error
     from ..app.studio import Limits, Studio
-    from ..pipeline import AudioToImagePipeline
+    from ..generation.pipeline import AudioToImagePipeline
 
     pipeline = AudioToImagePipeline.from_pretrained(
         arguments.encoder, arguments.diffusion, device=arguments.device, dtype=arguments.dtype

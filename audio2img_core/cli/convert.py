@@ -29,9 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{output}: exists already; choose another name or remove it")
     quiet_libraries()
     from ..conditioning.text import encode_text
-    from ..diffusion import load_diffusion, takes_pooled, token_width
     from ..encoder.checkpoint import save
     from ..encoder.model import AudioEncoder
+    from ..generation.loading import load_diffusion, takes_pooled, token_width
     from ..targets import check_fits
 
     encoder = AudioEncoder.from_pretrained(arguments.source, dtype=arguments.dtype or "auto")

@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     waveform, rate = load_audio(arguments.input, start=arguments.start, duration=arguments.duration, sample_rate=None)
     quiet_libraries()
     from ..conditioning.schedule import schedule
-    from ..film import draw_frames, write_film
-    from ..pipeline import AudioToImagePipeline
+    from ..generation.pipeline import AudioToImagePipeline
+    from ..generation.video import draw_frames, write_film
 
     pipeline = AudioToImagePipeline.from_pretrained(
         arguments.encoder, arguments.diffusion, device=arguments.device, dtype=arguments.dtype

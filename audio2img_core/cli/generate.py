@@ -10,7 +10,7 @@ from typing import Any
 from .. import __version__
 from ..checks import message
 from ..files import check_writable, find_sounds, free_name
-from ..pictures import open_image, write_picture
+from ..generation.png import open_image, write_picture
 from .common import (
     MINI,
     add_cut_arguments,
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     init_image, control_image = open_image(arguments.init_image), open_image(arguments.control_image)
     quiet_libraries()
     from ..conditioning.zero_shot import say_heard
-    from ..pipeline import AudioToImagePipeline
+    from ..generation.pipeline import AudioToImagePipeline
 
     pipeline = AudioToImagePipeline.from_pretrained(
         arguments.encoder,

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.encoder != MINI and arguments.diffusion == MINI:
         print("chosen among the things that mini draws; --captions FILE names others", file=sys.stderr)
     quiet_libraries()
-    from ..pipeline import AudioToImagePipeline
+    from ..generation.pipeline import AudioToImagePipeline
 
     pipeline = AudioToImagePipeline.from_pretrained(
         arguments.encoder, arguments.diffusion, device=arguments.device, dtype=arguments.dtype

@@ -27,7 +27,7 @@ httpx = pytest.importorskip("httpx")  # comes with it
 
 from audio2img_core import AudioToImagePipeline, load_audio  # noqa: E402
 from audio2img_core.cli import main  # noqa: E402
-from audio2img_core.pictures import read_settings  # noqa: E402
+from audio2img_core.generation.png import read_settings  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = "a piano\na dog\nrain"
@@ -388,7 +388,7 @@ def test_the_command_serves_until_it_is_stopped(models, stop):
 def test_without_gradio_one_line_says_how_to_get_it(tmp_path):
     code = (
         "import sys\nsys.modules['gradio'] = None\n"
-        "import audio2img_core.pipeline, audio2img_core.film\n"
+        "import audio2img_core.generation.pipeline, audio2img_core.film\n"
         "from audio2img_core.cli import main\nraise SystemExit(main(['app']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -306,7 +306,7 @@ def test_info_on_damaged_files(run, tmp_path, tiny_folders):
 
 
 def test_an_unforeseen_fault_is_one_line_too(run, examples, monkeypatch, tmp_path):
-    from audio2img_core import pipeline
+    from audio2img_core.generation import pipeline
 
     def fail(*args, **kwargs):
         raise MemoryError

@@ -9,7 +9,7 @@ from sounds import noise, sine, write_audio
 
 from audio2img_core.audio.io import load_audio
 from audio2img_core.cli import main
-from audio2img_core.film import write_film
+from audio2img_core.generation.video import write_film
 
 
 def colours(*names, size=(65, 48)):

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from audio2img_core import AudioEncoder
 from audio2img_core.cli import main
-from audio2img_core.diffusion import load_diffusion
 from audio2img_core.encoder.checkpoint import METADATA_KEY, save
+from audio2img_core.generation.loading import load_diffusion
 from audio2img_core.untrained import make_pair
 
 ROOT = Path(__file__).parents[2]

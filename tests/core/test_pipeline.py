@@ -10,7 +10,7 @@ from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.conditioning.prompt import condition, to_diffusers
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
-from audio2img_core.pipeline import Sampler
+from audio2img_core.generation.pipeline import Sampler
 
 TARGETS = ("sd15", "sd21", "sdxl", "mini")
 
@@ -256,7 +256,7 @@ def test_a_controlnet_without_its_picture_is_refused(pipes):
 
 
 def test_diffusion_models_that_are_none(tmp_path, tiny_folders):
-    from audio2img_core.diffusion import load_diffusion
+    from audio2img_core.generation.loading import load_diffusion
 
     for name in ("nothing", "/nothing/here", "./x.safetensors"):
         with pytest.raises(FileNotFoundError, match="no such diffusion model"):
@@ -329,7 +329,7 @@ def test_a_single_file_checkpoint_draws_what_its_folder_draws(tiny_folders, tmp_
 def test_an_inpainting_model_is_refused(tiny_folders, tmp_path):
     from diffusers import UNet2DConditionModel
 
-    from audio2img_core.diffusion import load_diffusion
+    from audio2img_core.generation.loading import load_diffusion
     from audio2img_core.untrained import make_diffusion
 
     diffusion = make_diffusion("sd15")

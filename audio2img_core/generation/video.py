@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from .encoder.embeddings import AudioEmbeddings
-from .files import whole_file
+from ..encoder.embeddings import AudioEmbeddings
+from ..files import whole_file
 
 if TYPE_CHECKING:
     from .pipeline import AudioToImagePipeline

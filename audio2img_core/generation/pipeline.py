@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import mini
-from .audio.io import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
-from .conditioning.prompt import Conditioning, blend, condition, null_conditioning, to_diffusers
-from .conditioning.text import encode_text, null_conditioning_of
-from .conditioning.zero_shot import Heard, caption_scores, nearest_captions
-from .devices import diffusion_dtype, encoder_dtype, resolve_device
-from .diffusion import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
-from .encoder.checkpoint import read_config
-from .encoder.config import AudioEncoderConfig
-from .encoder.embeddings import AudioEmbeddings
-from .encoder.model import AudioEncoder
-from .targets import check_fits
+from .. import mini
+from ..audio.io import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
+from ..conditioning.prompt import Conditioning, blend, condition, null_conditioning, to_diffusers
+from ..conditioning.text import encode_text, null_conditioning_of
+from ..conditioning.zero_shot import Heard, caption_scores, nearest_captions
+from ..devices import diffusion_dtype, encoder_dtype, resolve_device
+from ..encoder.checkpoint import read_config
+from ..encoder.config import AudioEncoderConfig
+from ..encoder.embeddings import AudioEmbeddings
+from ..encoder.model import AudioEncoder
+from ..targets import check_fits
+from .loading import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
 
 _MAX_SEED = 2**63 - 1  # of torch's generators
 Sound = str | os.PathLike[str] | tuple[Tensor, int] | Mapping[str, Any]

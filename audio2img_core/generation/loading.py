@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from . import mini
-from .checks import first_line
-from .devices import weights_in
-from .encoder.checkpoint import PICKLE_SUFFIXES, load_strictly
-from .targets import check_fits
+from .. import mini
+from ..checks import first_line
+from ..devices import weights_in
+from ..encoder.checkpoint import PICKLE_SUFFIXES, load_strictly
+from ..targets import check_fits
 
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")
 

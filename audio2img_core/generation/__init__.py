@@ -1,0 +1,1 @@
+"""In: `Conditioning` and settings. Out: images, PNG files with their settings, and video."""
