@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from audio2img_core.random_init import make_diffusion, make_tokenizer
 from audio2img_core.targets import PROMPT_TOKENS
-from audio2img_core.untrained import make_diffusion, make_tokenizer
 
 _CONFIG = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 _PROJECTION = 128  # channels of the space in which captions meet names

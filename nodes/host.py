@@ -17,9 +17,9 @@ import torch
 from ..audio2img_core import devices
 from ..audio2img_core.conditioning.prompt import Conditioning, from_comfy
 from ..audio2img_core.encoder.embeddings import TokenSpace
-from ..audio2img_core.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.mini import NAME as MINI
 from ..audio2img_core.mini import encode_texts
+from ..audio2img_core.storage.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.targets import check_fits, target_of_width
 
 try:

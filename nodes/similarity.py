@@ -50,7 +50,7 @@ class AudioTextSimilarity:
         }
 
     def execute(self, embeds: AudioEmbeddings, captions: str, clip: Any = None) -> tuple[str, torch.Tensor, str]:
-        from ..audio2img_core.drawing import as_image_batch, draw_scores
+        from ..audio2img_core.plots import as_image_batch, draw_scores
 
         lines = read_captions(captions)
         scores = caption_scores(embeds, host.encode_captions(embeds.space.target, lines, clip))

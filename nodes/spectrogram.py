@@ -34,7 +34,7 @@ class PreviewSpectrogram:
         }
 
     def execute(self, audio: Any, width: int, height: int) -> tuple[torch.Tensor]:
-        from ..audio2img_core.drawing import as_image_batch, draw_spectrogram
+        from ..audio2img_core.plots import as_image_batch, draw_spectrogram
 
         clips = prepare(*read_audio_mapping(audio))
         return (as_image_batch([draw_spectrogram(clip, width=width, height=height) for clip in clips]),)

@@ -26,7 +26,7 @@ def tiny_folders(tmp_path_factory):
     from diffusers import ControlNetModel
 
     from audio2img_core.encoder.checkpoint import save
-    from audio2img_core.untrained import make_pair
+    from audio2img_core.random_init import make_pair
 
     made: dict[str, Path] = {}
 

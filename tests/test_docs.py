@@ -230,7 +230,7 @@ def test_the_fields_of_a_checkpoint_and_their_defaults():
 
 
 def test_the_tensors_of_a_checkpoint():
-    from audio2img_core.untrained import make_encoder
+    from audio2img_core.random_init import make_encoder
 
     names = set()
     for target in ("sd15", "sdxl"):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from audio2img_core.files import whole_file
+from audio2img_core.storage.files import whole_file
 
 from .average import WeightAverage
 from .metrics import beats_floor

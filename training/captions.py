@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from audio2img_core.checks import first_line, one_line, positive_int
-from audio2img_core.files import check_writable, whole_file
+from audio2img_core.storage.files import check_writable, whole_file
 from audio2img_core.targets import PROMPT_TOKENS, Target
 
 from .teacher import OnStep, Teacher, TeacherOutput

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from audio2img_core.files import whole_file
+from audio2img_core.storage.files import whole_file
 
 MARK = "whole"
 """Written into a checkpoint's folder when everything else in it is on the disk."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from audio2img_core.addresses import read, write
-from audio2img_core.bulk.parts import Job, Part, Report
+from audio2img_core.batch.jobs import Job, Part, Report
+from audio2img_core.storage.paths import read, write
 
 from .clips import Clip, Source
 from .data_config import DataConfig
@@ -19,7 +19,7 @@ from .reading import try_clip
 from .shards import tar_clip
 
 if TYPE_CHECKING:
-    from audio2img_core.tars import Sample
+    from audio2img_core.storage.tars import Sample
 
 _HEADER = ".part.json"
 """First member of a shard, hidden from those who read clips: what the shard says of itself."""

@@ -13,7 +13,7 @@ import yaml
 from audio2img_core.checks import first_line
 from audio2img_core.encoder.heads import HeadConfig
 from audio2img_core.encoder.windows import WindowConfig
-from audio2img_core.files import whole_file
+from audio2img_core.storage.files import whole_file
 from audio2img_core.targets import get_target
 
 from .alignment import LossConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio2img_core.checks import first_line
-from audio2img_core.tables import require, span
+from audio2img_core.storage.manifests import require, span
 
 from .clips import Clip, Source, clean_captions, is_saved
 

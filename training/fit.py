@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from audio2img_core.checks import first_line
 from audio2img_core.encoder.checkpoint import save_single_file
 from audio2img_core.encoder.model import AudioEncoder
-from audio2img_core.files import check_writable, remove_partials, whole_folder
+from audio2img_core.storage.files import check_writable, remove_partials, whole_folder
 
 from .alignment import AlignmentLoss
 from .callbacks import MetricsFile, Progress, TensorBoard

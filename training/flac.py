@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from audio2img_core.audio.io import SAMPLE_RATE
-from audio2img_core.files import whole_file
+from audio2img_core.storage.files import whole_file
 
 
 def flac_bytes(waveform: Tensor) -> bytes:

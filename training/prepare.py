@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from audio2img_core.addresses import absolute, is_address
-from audio2img_core.bulk.parts import SKIPPED, Folder, Problem
-from audio2img_core.bulk.parts import engine as engine_of
+from audio2img_core.batch.jobs import SKIPPED, Folder, Problem
+from audio2img_core.batch.jobs import engine as engine_of
 from audio2img_core.checks import positive_int
-from audio2img_core.files import check_writable, remove_partials, whole_file
+from audio2img_core.storage.files import check_writable, remove_partials, whole_file
+from audio2img_core.storage.paths import absolute, is_address
 
 from .captions import CaptionCache
 from .clip_shards import PrepareJob

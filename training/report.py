@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from audio2img_core.files import whole_file
+from audio2img_core.storage.files import whole_file
 from audio2img_core.targets import get_target
 
 from .callbacks import read_metrics

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from audio2img_core.addresses import base_name
 from audio2img_core.checks import first_line
-from audio2img_core.tables import read_table
-from audio2img_core.tars import DamagedShard, Sample, read_shard
+from audio2img_core.storage.manifests import read_table
+from audio2img_core.storage.paths import base_name
+from audio2img_core.storage.tars import DamagedShard, Sample, read_shard
 
 from .clips import Clip, Source, clean_captions
 

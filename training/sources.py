@@ -10,13 +10,21 @@ from pathlib import Path, PurePath
 
 import torch
 
-from audio2img_core.addresses import base_name, below, beside, files_below, is_address, joined, kind, read
-from audio2img_core.bulk.parts import INDEX
+from audio2img_core.batch.jobs import INDEX
 from audio2img_core.checks import first_line
-from audio2img_core.files import AUDIO_SUFFIXES, no_sound
-from audio2img_core.tables import AUDIO_COLUMNS, parquet_call, part_name, read_table, require, span, table_kind
-from audio2img_core.tables import KINDS as TABLE_KINDS
-from audio2img_core.tars import find_shards, is_tar
+from audio2img_core.storage.files import AUDIO_SUFFIXES, no_sound
+from audio2img_core.storage.manifests import (
+    AUDIO_COLUMNS,
+    parquet_call,
+    part_name,
+    read_table,
+    require,
+    span,
+    table_kind,
+)
+from audio2img_core.storage.manifests import KINDS as TABLE_KINDS
+from audio2img_core.storage.paths import base_name, below, beside, files_below, is_address, joined, kind, read
+from audio2img_core.storage.tars import find_shards, is_tar
 
 from .clips import Clip, Source, clean_captions, is_saved
 from .datasets_presets import PRESETS, open_dataset

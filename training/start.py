@@ -16,7 +16,7 @@ from audio2img_core.encoder.checkpoint import load_strictly
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.heads import QueryHead
 from audio2img_core.encoder.model import AudioEncoder, AudioEncoderOutput
-from audio2img_core.untrained import SIZES, encoder_config
+from audio2img_core.random_init import SIZES, encoder_config
 
 from .captions import CaptionCache
 from .config import FitConfig, RunConfig

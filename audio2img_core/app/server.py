@@ -11,7 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from ..files import AUDIO_SUFFIXES
+from ..storage.files import AUDIO_SUFFIXES
 from .look import CSS, theme
 from .page import build_page
 from .studio import Studio

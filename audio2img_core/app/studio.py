@@ -20,10 +20,10 @@ from .. import __version__
 from ..audio.io import SAMPLE_RATE, check_part, load_audio, prepare
 from ..conditioning.schedule import count_frames, schedule
 from ..conditioning.zero_shot import Heard
-from ..drawing import draw_spectrogram
 from ..generation.pipeline import AudioToImagePipeline
 from ..generation.png import write_picture
 from ..generation.video import draw_frames, write_film
+from ..plots import draw_spectrogram
 from .turns import Turns
 
 NOTHING = "nothing to hear: drop a sound, record one or choose an example"

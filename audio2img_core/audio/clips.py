@@ -10,10 +10,10 @@ from pathlib import PurePath
 
 from torch import Tensor
 
-from ..addresses import absolute, base_name, beside, files_below, is_address, kind, opened
-from ..files import AUDIO_SUFFIXES, no_sound
-from ..tables import AUDIO_COLUMNS, part_name, read_table, span, table_kind
-from ..tars import Sample, find_shards, is_tar
+from ..storage.files import AUDIO_SUFFIXES, no_sound
+from ..storage.manifests import AUDIO_COLUMNS, part_name, read_table, span, table_kind
+from ..storage.paths import absolute, base_name, beside, files_below, is_address, kind, opened
+from ..storage.tars import Sample, find_shards, is_tar
 from .io import stream_mono
 
 

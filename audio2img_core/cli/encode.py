@@ -7,11 +7,11 @@ import os
 import sys
 from pathlib import Path, PurePath
 
-from ..addresses import absolute, base_name, is_address
 from ..checks import message
-from ..files import check_writable, find_sounds
-from ..tables import table_kind
-from ..tars import is_tar
+from ..storage.files import check_writable, find_sounds
+from ..storage.manifests import table_kind
+from ..storage.paths import absolute, base_name, is_address
+from ..storage.tars import is_tar
 from .common import MINI, add_cut_arguments, add_device_arguments, add_engine_arguments, progress, quiet_libraries
 
 _OTHER_FILES = (".npz", ".npy", ".pt", ".pth", ".bin", ".json", ".jsonl", ".csv", ".parquet", ".h5", ".pkl", ".tar")
@@ -68,8 +68,8 @@ def _to_file(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     check_writable(output.parent)
     quiet_libraries()
-    from ..bulk import EmbeddingStore
-    from ..bulk.encode import load_encoder
+    from ..batch import EmbeddingStore
+    from ..batch.embed import load_encoder
 
     encoder = load_encoder(arguments.encoder, device=arguments.device, dtype=arguments.dtype)
     store = EmbeddingStore(
@@ -100,13 +100,13 @@ def _to_parts(arguments: argparse.Namespace) -> int:
     if not is_address(arguments.output):
         check_writable(arguments.output)
     quiet_libraries()
-    from ..bulk.encode import EncodeJob, load_encoder
-    from ..bulk.parts import Folder, run_local
-    from ..bulk.store import settings_of
+    from ..batch.embed import EncodeJob, load_encoder
+    from ..batch.jobs import Folder, run_local
+    from ..batch.store import settings_of
 
     device, dtype = arguments.device, arguments.dtype
     if arguments.engine == "ray":
-        from ..bulk.on_ray import has_gpus, run_ray
+        from ..batch.ray_engine import has_gpus, run_ray
 
         gpus = has_gpus()  # asked first: a cluster that is not there is said before anything is loaded
         device = "cpu"  # of the encoder that is only looked at here

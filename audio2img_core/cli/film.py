@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..files import check_writable, whole_file
+from ..storage.files import check_writable, whole_file
 from .common import (
     add_cut_arguments,
     add_device_arguments,

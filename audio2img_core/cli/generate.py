@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import __version__
 from ..checks import message
-from ..files import check_writable, find_sounds, free_name
 from ..generation.png import open_image, write_picture
+from ..storage.files import check_writable, find_sounds, free_name
 from .common import (
     MINI,
     add_cut_arguments,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..files import check_writable, find_sounds, whole_file
+from ..storage.files import check_writable, find_sounds, whole_file
 from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
 
 HELP = "Say which captions fit a sound."
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """A line for each sound: its name, and captions with their scores."""
     from ..audio.io import SAMPLE_RATE, load_mono
     from ..conditioning.zero_shot import read_captions, say_heard
-    from ..drawing import draw_scores, draw_spectrogram
+    from ..plots import draw_scores, draw_spectrogram
 
     sounds = find_sounds(arguments.inputs)
     pictures = [Path(path) for path in (arguments.bars, arguments.spectrogram) if path]

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..files import AUDIO_SUFFIXES
 from ..generation.png import read_settings
+from ..storage.files import AUDIO_SUFFIXES
 from .common import MINI, quiet_libraries
 
 HELP = "Tell what an encoder's checkpoint is, or with which settings a picture was made."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..files import check_writable
+from ..storage.files import check_writable
 from ..targets import TARGETS
 from .common import quiet_libraries
 
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..conditioning.text import encode_text
     from ..devices import DTYPES
     from ..encoder.checkpoint import save_folder
-    from ..files import whole_folder
-    from ..untrained import make_diffusion, make_encoder
+    from ..random_init import make_diffusion, make_encoder
+    from ..storage.files import whole_folder
 
     dtype = DTYPES[arguments.dtype]
     options = {"size": arguments.size, "seed": arguments.seed}

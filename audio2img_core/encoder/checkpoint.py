@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, Wav2Vec2BertConfig
 from .. import mini
 from ..checks import first_line
 from ..devices import INT8, encoder_dtype, resolve_device, resolve_dtype
-from ..files import whole_file, whole_folder
+from ..storage.files import whole_file, whole_folder
 from .bounds import shortened
 from .config import AudioEncoderConfig, checked_backbone
 from .kardsim import seed_config, seed_name, seed_weights

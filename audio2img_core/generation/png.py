@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..files import whole_file
+from ..storage.files import whole_file
 
 _CHUNK = "audio2img"  # the PNG text chunk
 

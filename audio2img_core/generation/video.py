@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..encoder.embeddings import AudioEmbeddings
-from ..files import whole_file
+from ..storage.files import whole_file
 
 if TYPE_CHECKING:
     from .pipeline import AudioToImagePipeline

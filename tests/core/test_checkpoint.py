@@ -13,7 +13,7 @@ from audio2img_core import AudioEncoder
 from audio2img_core.encoder.checkpoint import METADATA_KEY, read_config, save
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.inspect import describe
-from audio2img_core.untrained import make_encoder, make_pair
+from audio2img_core.random_init import make_encoder, make_pair
 
 
 @pytest.fixture(scope="module")

@@ -358,7 +358,7 @@ def test_encode_gives_what_the_library_gives(run, examples, tmp_path, models):
 
 
 def test_encode_goes_on_where_it_was_stopped(run, examples, tmp_path, models, monkeypatch):
-    from audio2img_core import bulk
+    from audio2img_core import batch as bulk
 
     output = tmp_path / "e.safetensors"
     arguments = ["encode", examples, "-o", output, *models("sd15")[:2]]

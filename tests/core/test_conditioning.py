@@ -216,7 +216,7 @@ def test_conditioning_checks_its_shapes():
 
 @pytest.mark.parametrize(("target", "width"), [("sd15", 768), ("sd21", 1024), ("sdxl", 2048), ("mini", 256)])
 def test_a_unet_of_each_width_takes_the_conditioning(target, width):
-    from audio2img_core.untrained import make_diffusion
+    from audio2img_core.random_init import make_diffusion
 
     unet = make_diffusion(target).unet
     e = heard(76, target=target)

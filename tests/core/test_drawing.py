@@ -5,7 +5,7 @@ import pytest
 import torch
 from sounds import noise, sine
 
-from audio2img_core.drawing import draw_scores, draw_spectrogram
+from audio2img_core.plots import draw_scores, draw_spectrogram
 
 
 def pixels(image):

@@ -11,7 +11,7 @@ from audio2img_core.audio.io import to_mono
 from audio2img_core.conditioning.prompt import condition
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.config import AudioEncoderConfig
-from audio2img_core.untrained import make_diffusion, make_encoder
+from audio2img_core.random_init import make_diffusion, make_encoder
 
 
 def small(target="sd15", head="query", **window):

@@ -15,7 +15,7 @@ from audio2img_core import AudioEncoder
 from audio2img_core.cli import main
 from audio2img_core.encoder.checkpoint import save
 from audio2img_core.generation.video import write_film
-from audio2img_core.untrained import make_encoder
+from audio2img_core.random_init import make_encoder
 from training.flac import write_flac
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import torch
 from audio2img_core import AudioToImagePipeline
 from audio2img_core.conditioning.zero_shot import caption_scores, nearest_captions
 from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
-from audio2img_core.untrained import make_pair
+from audio2img_core.random_init import make_pair
 
 
 def embeddings(tokens, clips=None):

@@ -20,7 +20,7 @@ from audio2img_core import AudioEncoder
 from audio2img_core.cli import main
 from audio2img_core.encoder.checkpoint import METADATA_KEY, save
 from audio2img_core.generation.loading import load_diffusion
-from audio2img_core.untrained import make_pair
+from audio2img_core.random_init import make_pair
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 150  # that a refusal may take

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from sounds import noise, write_audio
 
 from audio2img_core.audio.clips import list_sounds
-from audio2img_core.bulk import parts, settings_of
-from audio2img_core.bulk.encode import EncodeJob, load_encoder
-from audio2img_core.bulk.parts import Folder, Task, run_local
+from audio2img_core.batch import jobs as parts
+from audio2img_core.batch import settings_of
+from audio2img_core.batch.embed import EncodeJob, load_encoder
+from audio2img_core.batch.jobs import Folder, Task, run_local
 from audio2img_core.cli import main
 
 
@@ -210,7 +211,7 @@ def test_a_manifest_names_parts_of_sounds(sounds, tmp_path):
 
 def test_long_sounds_are_decoded_while_they_are_encoded(sounds, tmp_path, monkeypatch):
     assert encode(sounds / "3.wav", sounds / "1.wav", "-o", tmp_path / "whole") == 0
-    monkeypatch.setattr("audio2img_core.bulk.encode._MOST_SAMPLES", 20_000)
+    monkeypatch.setattr("audio2img_core.batch.embed._MOST_SAMPLES", 20_000)
     assert encode(sounds / "3.wav", sounds / "1.wav", "-o", tmp_path / "stream") == 0
     whole, stream = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "stream")
     assert whole.keys() == stream.keys() and len(whole) == 2

@@ -330,7 +330,7 @@ def test_an_inpainting_model_is_refused(tiny_folders, tmp_path):
     from diffusers import UNet2DConditionModel
 
     from audio2img_core.generation.loading import load_diffusion
-    from audio2img_core.untrained import make_diffusion
+    from audio2img_core.random_init import make_diffusion
 
     diffusion = make_diffusion("sd15")
     unet = UNet2DConditionModel(**{**diffusion.unet.config, "in_channels": 9})

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from sounds import noise, write_audio
 
-from audio2img_core.bulk import store
+from audio2img_core.batch import store
 from audio2img_core.cli import main
 from audio2img_core.encoder.checkpoint import save_single_file
-from audio2img_core.untrained import make_encoder
+from audio2img_core.random_init import make_encoder
 from training.cli import main as train
 from training.sources import open_source
 

@@ -6,7 +6,7 @@ from sounds import noise, sine
 
 from audio2img_core.conditioning.prompt import condition
 from audio2img_core.conditioning.schedule import count_frames, keyframes, loudness, onsets, schedule
-from audio2img_core.untrained import make_pair
+from audio2img_core.random_init import make_pair
 
 RATE = 16_000
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load, load_file
 from sounds import noise, write_audio
 
-from audio2img_core import addresses
 from audio2img_core.cli import main
+from audio2img_core.storage import paths as addresses
 from training.cli import main as train
 from training.data_config import DataConfig
 from training.reading import read_clip

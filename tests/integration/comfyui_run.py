@@ -96,7 +96,7 @@ def sample(model, positive, negative):
 
 
 def through_ksampler(target):
-    models, checkpoint = pack("audio2img_core.untrained"), pack("audio2img_core.encoder.checkpoint")
+    models, checkpoint = pack("audio2img_core.random_init"), pack("audio2img_core.encoder.checkpoint")
     encoder, diffusion = models.make_pair(target)
     file = Path(folder_paths.get_folder_paths("audio_encoders")[0]) / "tiny.safetensors"
     file.unlink(missing_ok=True)

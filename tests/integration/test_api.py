@@ -79,7 +79,7 @@ def test_the_server_knows_every_node_with_its_texts(api):
 
 def test_a_posted_workflow_gives_the_picture_that_the_library_draws(api, server):
     from audio2img_core.audio.io import load_mono
-    from audio2img_core.drawing import draw_spectrogram
+    from audio2img_core.plots import draw_spectrogram
 
     _, base = server
     drawn = {}

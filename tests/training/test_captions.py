@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audio2img_core.untrained import make_diffusion
+from audio2img_core.random_init import make_diffusion
 from training import captions as captions_module
 from training.captions import CaptionCache
 from training.teacher import Teacher, TeacherOutput

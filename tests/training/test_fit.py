@@ -131,7 +131,7 @@ def test_settings_files_that_are_none(tmp_path):
 
 
 def test_training_features_are_those_of_inference():
-    from audio2img_core.untrained import make_encoder
+    from audio2img_core.random_init import make_encoder
 
     for window in (
         WindowConfig(seconds=1.0),
@@ -153,7 +153,7 @@ def test_training_features_are_those_of_inference():
 def test_freezing_and_layer_rates():
     from transformers import TrainingArguments
 
-    from audio2img_core.untrained import make_encoder
+    from audio2img_core.random_init import make_encoder
 
     encoder = make_encoder("sd15")
     freeze(encoder, 1)

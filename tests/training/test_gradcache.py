@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from audio2img_core.encoder.model import AudioEncoderOutput
-from audio2img_core.untrained import make_encoder
+from audio2img_core.random_init import make_encoder
 from training.alignment import AlignmentLoss, LossConfig
 from training.gradcache import chunked
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from audio2img_core import AudioEncoder
-from audio2img_core.untrained import make_encoder
+from audio2img_core.random_init import make_encoder
 from training.checkpoints import whole_checkpoints
 from training.cli import main
 

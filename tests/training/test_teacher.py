@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.mini import load_mini_diffusion
+from audio2img_core.random_init import make_diffusion, make_tokenizer
 from audio2img_core.targets import get_target
-from audio2img_core.untrained import make_diffusion, make_tokenizer
 from training.teacher import Teacher
 
 ROOT = Path(__file__).parents[2]

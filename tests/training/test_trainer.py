@@ -12,7 +12,7 @@ from sounds import noise, write_audio
 from torch import nn
 
 from audio2img_core import AudioEncoder
-from audio2img_core.untrained import make_encoder
+from audio2img_core.random_init import make_encoder
 from training.average import WeightAverage
 from training.captions import CaptionCache
 from training.checkpoints import mark_whole, remove_broken, rotate, whole_checkpoints

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from audio2img_core.cli.common import progress, quiet_libraries
-from audio2img_core.files import check_writable, whole_file
+from audio2img_core.storage.files import check_writable, whole_file
 
 HELP = "Judge a checkpoint on sounds with captions, beside what hears nothing and what hears everything."
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from audio2img_core import AudioEncoder
-from audio2img_core.files import whole_folder
+from audio2img_core.storage.files import whole_folder
 
 from .diffusion import SCHEDULE
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from audio2img_core.files import whole_file
+from audio2img_core.storage.files import whole_file
 
 from ...average import WeightAverage
 from ...data import seeded

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from audio2img_core import untrained
+from audio2img_core import random_init as untrained
 from audio2img_core.targets import PROMPT_TOKENS, get_target
 
 from .captions import Captions

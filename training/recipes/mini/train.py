@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audio2img_core.files import whole_folder
+from audio2img_core.storage.files import whole_folder
 
 from ...teacher import Teacher
 from . import autoencoder, classifier, diffusion, export, hearing, pictures, summary, teacher

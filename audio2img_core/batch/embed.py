@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from ..addresses import read, write
 from ..audio.clips import Sound, tar_sound
 from ..checks import message
-from .parts import Job, Part, Problem, Report
+from ..storage.paths import read, write
+from .jobs import Job, Part, Problem, Report
 from .store import METADATA_KEY, fingerprint, tensors_of
 
 if TYPE_CHECKING:
     from ..encoder.model import AudioEncoder
-    from ..tars import Sample
+    from ..storage.tars import Sample
 
 _MOST_SAMPLES = 64 * 2**20  # of all sounds of a part that are decoded ahead of the encoder: 256 MB, over an hour
 _HEADER = 2**16  # bytes read at first: most headers are shorter

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from .addresses import base_name, opened, read
-from .checks import first_line, one_line
+from ..checks import first_line, one_line
+from .paths import base_name, opened, read
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """Suffix -> kind of manifest."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import first_line
-from .parts import Job, Part, Report, Task
+from .jobs import Job, Part, Report, Task
 
 _CPUS = 8  # of a machine without a GPU that an encoder has, so that not each of them holds a model of its own
 _RETRIES = 20  # of one process: machines die, but a part that kills each that takes it must not go round for ever

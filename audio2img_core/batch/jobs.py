@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..addresses import base_name, files_below, joined, write
 from ..checks import first_line, message
-from ..tars import DamagedShard, Sample, read_shard
+from ..storage.paths import base_name, files_below, joined, write
+from ..storage.tars import DamagedShard, Sample, read_shard
 
 INDEX = "index.jsonl"
 """Written when all is done: a line for each thing, with the part that holds it."""
@@ -254,7 +254,7 @@ def engine(name: str) -> Callable[[Job, Sequence[Task]], Iterator[Report]]:
         return run_local
     if name != "ray":
         raise ValueError(f"unknown engine {name!r}: choose local or ray")
-    from .on_ray import connect, run_ray
+    from .ray_engine import connect, run_ray
 
     connect()
     return run_ray

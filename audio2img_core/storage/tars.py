@@ -12,9 +12,9 @@ from lzma import LZMAError
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from .addresses import absent, matching, opened
-from .checks import first_line
+from ..checks import first_line
 from .files import AUDIO_SUFFIXES
+from .paths import absent, matching, opened
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _MOST_BYTES = 2**30  # of one member: a header may claim anything

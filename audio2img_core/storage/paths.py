@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .checks import first_line
+from ..checks import first_line
 from .files import walk_files, whole_file
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C: is a disk

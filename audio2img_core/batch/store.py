@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..audio.io import stream_mono
-from ..files import whole_file
+from ..storage.files import whole_file
 
 if TYPE_CHECKING:
     from ..encoder.embeddings import AudioEmbeddings
