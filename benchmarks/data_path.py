@@ -1,8 +1,8 @@
 """From sound files to features for training, without a model: `python benchmarks/data_path.py`.
 
 Clips of 10 s (stereo FLAC, and MP3, at 44.1 kHz), of which a random window of 3.75 s, or all, is shown, in one thread:
-ours is `training.reading.read_clip` and `log_mel`, as `audio2img-train fit` does it; theirs decodes and resamples the
-whole clip with librosa, or with torchcodec where it can be imported, cuts the window and takes
+ours is `training.data.reading.read_clip` and `log_mel`, as `audio2img-train fit` does it; theirs decodes and resamples
+the whole clip with librosa, or with torchcodec where it can be imported, cuts the window and takes
 `SeamlessM4TFeatureExtractor`. Both go in turn. Then our `DataLoader` with one worker and with two. Needs librosa;
 writes `benchmarks/results/data_path.json`.
 """
@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from audio2img_core import log_mel  # noqa: E402
 from benchmarks.paired import machine, paired, write_result  # noqa: E402
-from training.clips import Clip, Source  # noqa: E402
-from training.data import ClipDataset, collate  # noqa: E402
-from training.data_config import DataConfig  # noqa: E402
-from training.reading import read_clip  # noqa: E402
+from training.data.clips import Clip, Source  # noqa: E402
+from training.data.config import DataConfig  # noqa: E402
+from training.data.dataset import ClipDataset, collate  # noqa: E402
+from training.data.reading import read_clip  # noqa: E402
 
 SECONDS, RATE = 10.0, 44_100
 WINDOWS = (3.75, 10.0)

@@ -31,10 +31,10 @@ from sounds import noise, sine, write_audio  # noqa: E402
 from audio2img_core import AudioEncoder, load_audio  # noqa: E402
 from audio2img_core.encoder.checkpoint import save  # noqa: E402
 from audio2img_core.random_init import make_pair  # noqa: E402
-from training import fit as _fit  # noqa: E402, F401 - so that it need not be imported again at each start
-from training.checkpoints import whole_checkpoints  # noqa: E402
 from training.cli import main as main_of_training  # noqa: E402
-from training.prepare import MANIFEST  # noqa: E402
+from training.data.prepare import MANIFEST  # noqa: E402
+from training.loop import fit as _fit  # noqa: E402, F401 - so that it need not be imported again at each start
+from training.loop.checkpoints import whole_checkpoints  # noqa: E402
 
 FIT = {
     "run.target": "sd15", "run.backbone": "tiny", "window.seconds": "1.0", "data.window_seconds": "1.0",

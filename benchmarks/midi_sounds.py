@@ -196,7 +196,7 @@ def render(folder: Path, font: str) -> dict[str, list[Path]]:
 
 
 def write_manifest(path: Path, clips: Iterable[tuple[Path, Sequence[str]]]) -> None:
-    """A manifest of pairs of sound file and captions, in JSON lines, as `training.sources` reads it."""
+    """A manifest of pairs of sound file and captions, in JSON lines, as `training.data.sources` reads it."""
     rows = [{"audio": str(file), "caption": list(captions)} for file, captions in clips]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

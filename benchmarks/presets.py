@@ -4,8 +4,8 @@
 
 renders a small labelled set of sounds (`midi_sounds.py`), makes a teacher of its captions (`small_teacher.py`: no
 published CLIP, so the figures compare recipes and say nothing of CLIP), trains both presets from three random seeds
-with `training.fit`, and judges them on TimGM6mb, where training had FluidR3 and MuseScore's soundfont. About 40 minutes
-on two quiet cores.
+with `training.loop.fit`, and judges them on TimGM6mb, where training had FluidR3 and MuseScore's soundfont. About 40
+minutes on two quiet cores.
 
 Equal for both: the encoder, a small Wav2Vec2-BERT with the same random weights and the convolutional head, the data,
 the number of steps, the clips of a step, the peak learning rate and its warm-up (a preset's own are for a pretrained
@@ -99,7 +99,7 @@ def train_and_judge(case: str, seed: int, args: argparse.Namespace, splits: dict
     import torch
 
     from training.config import load_settings
-    from training.fit import fit
+    from training.loop.fit import fit
 
     torch.set_num_threads(1)
     preset, flags = CASES[case][0], settings(case, seed, args, splits)
@@ -124,8 +124,8 @@ def judge(checkpoint: Path, manifest: Path, captions) -> dict:
     """All figures of a checkpoint on a manifest, `captions` being the cache of the teacher's tokens."""
     from audio2img_core import AudioEncoder
     from audio2img_core.audio.io import load_mono
-    from training.metrics import evaluate_tokens, position_profile
-    from training.sources import open_source
+    from training.data.sources import open_source
+    from training.evaluation.metrics import evaluate_tokens, position_profile
 
     clips = list(open_source(manifest))
     encoder = AudioEncoder.from_pretrained(checkpoint)

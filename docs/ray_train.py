@@ -17,7 +17,7 @@ def train(config: dict) -> None:
     """One rank: Ray has set RANK, WORLD_SIZE and the process group already."""
     os.chdir(config["folder"])
     from training.config import load_settings
-    from training.fit import fit
+    from training.loop.fit import fit
 
     fit(load_settings(config["preset"], config["settings"], config["flags"]))
 

@@ -16,8 +16,8 @@ from audio2img_core.encoder.windows import WindowConfig
 from audio2img_core.storage.files import whole_file
 from audio2img_core.targets import get_target
 
-from .alignment import LossConfig
-from .data_config import DataConfig
+from .data.config import DataConfig
+from .loss.alignment import LossConfig
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -388,7 +388,7 @@ def test_the_command_serves_until_it_is_stopped(models, stop):
 def test_without_gradio_one_line_says_how_to_get_it(tmp_path):
     code = (
         "import sys\nsys.modules['gradio'] = None\n"
-        "import audio2img_core.generation.pipeline, audio2img_core.film\n"
+        "import audio2img_core.generation.pipeline, audio2img_core.generation.video\n"
         "from audio2img_core.cli import main\nraise SystemExit(main(['app']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -398,7 +398,7 @@ def test_without_gradio_one_line_says_how_to_get_it(tmp_path):
 
 
 def test_the_core_does_not_import_gradio():
-    code = "import sys, audio2img_core.pipeline, audio2img_core.cli.main, audio2img_core.app.studio\n"
+    code = "import sys, audio2img_core.generation.pipeline, audio2img_core.cli.main, audio2img_core.app.studio\n"
     code += "assert 'gradio' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -16,7 +16,7 @@ from audio2img_core.cli import main
 from audio2img_core.encoder.checkpoint import save
 from audio2img_core.generation.video import write_film
 from audio2img_core.random_init import make_encoder
-from training.flac import write_flac
+from training.data.flac import write_flac
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from audio2img_core.cli import main
 from audio2img_core.encoder.checkpoint import save_single_file
 from audio2img_core.random_init import make_encoder
 from training.cli import main as train
-from training.sources import open_source
+from training.data.sources import open_source
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")

@@ -17,9 +17,9 @@ from sounds import noise, write_audio
 from audio2img_core.cli import main
 from audio2img_core.storage import paths as addresses
 from training.cli import main as train
-from training.data_config import DataConfig
-from training.reading import read_clip
-from training.sources import open_source
+from training.data.config import DataConfig
+from training.data.reading import read_clip
+from training.data.sources import open_source
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("s3fs")

@@ -8,10 +8,9 @@ import pytest
 import torch
 from sounds import noise, sine, write_audio
 
-from training import acoustics
-from training.clips import Clip, Source
-from training.data import ClipDataset, seeded
-from training.data_config import DataConfig
+from training.data.clips import Clip, Source
+from training.data.config import DataConfig
+from training.data.dataset import ClipDataset, acoustics, seeded
 
 RATE = 16_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.augment import gain, mask_features, mix, random_crop, repeat_pad
+from training.data.augment import gain, mask_features, mix, random_crop, repeat_pad
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from audio2img_core.random_init import make_diffusion
-from training import captions as captions_module
-from training.captions import CaptionCache
-from training.teacher import Teacher, TeacherOutput
+from training.teacher.captions import CaptionCache
+from training.teacher.text_encoder import Teacher, TeacherOutput
+from training.teacher.text_encoder import captions as captions_module
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ["", "rain on a tin roof", "Café, 雨の音 \U0001f327 — Übung", "a dog barks " * 40, "  two\n lines "]
@@ -76,7 +76,7 @@ def test_cache_holds_each_distinct_caption_once(folders, tmp_path, target):
 def test_cache_goes_on_after_a_kill(folders, teacher, tmp_path):
     folder = folders("sd15")
     code = (
-        "from training.captions import CaptionCache; from training.teacher import Teacher\n"
+        "from training.teacher.captions import CaptionCache; from training.teacher.text_encoder import Teacher\n"
         f"cache = CaptionCache({str(tmp_path)!r}, Teacher.from_pretrained({str(folder)!r}, 'sd15', device='cpu'),"
         " shard_rows=2)\n"
         "cache.add([f'sound {i}' for i in range(100000)], batch_size=1)\n"

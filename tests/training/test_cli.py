@@ -119,7 +119,7 @@ def test_eval_prints_and_writes_the_figures(run, tiny_folders, capsys):
 
 def test_eval_is_what_encode_gives(run, tiny_folders, examples):
     from audio2img_core import load_audio
-    from training.judge import judge
+    from training.evaluation.judge import judge
 
     encoder = AudioEncoder.from_pretrained(run / "run" / "encoder")
     _, judged, first = judge(encoder, run / "sounds.jsonl", tiny_folders("sd15") / "diffusion", device="cpu")

@@ -15,12 +15,12 @@ from sounds import noise, sine, write_audio
 from torch.utils.data import DataLoader
 
 from audio2img_core.audio.mel import num_frames
-from training.clips import Clip, Source
-from training.data import ClipDataset, ClipStream, clip_items, collate, seeded
-from training.data_config import DataConfig
-from training.reading import read_clip
-from training.shards import TarSource
-from training.skiplog import SkipLog
+from training.data.clips import Clip, Source
+from training.data.config import DataConfig
+from training.data.dataset import ClipDataset, ClipStream, clip_items, collate, seeded
+from training.data.reading import read_clip
+from training.data.shards import TarSource
+from training.data.skiplog import SkipLog
 
 PLAIN = DataConfig(window_seconds=1.0, random_crop=False, gain_db=0.0)
 SIZE = PLAIN.samples
@@ -156,24 +156,24 @@ def test_balance_shows_rare_captions_as_often_as_common_ones(folder):
 
 
 def test_crop_only_decodes_its_part(folder, monkeypatch):
-    import training.reading
+    import training.data.reading
 
     asked = []
-    load = training.reading.load_mono
+    load = training.data.reading.load_mono
     monkeypatch.setattr(
-        training.reading, "load_mono", lambda file, **part: asked.append(part["duration"]) or load(file, **part)
+        training.data.reading, "load_mono", lambda file, **part: asked.append(part["duration"]) or load(file, **part)
     )
     ClipDataset(Source("clips", good(folder)), DataConfig(window_seconds=1.0))[0]
     assert asked == [SIZE / 16_000]
 
 
 def test_crop_of_unknown_length_comes_from_the_whole(folder, monkeypatch):
-    import training.reading
+    import training.data.reading
 
-    monkeypatch.setattr(training.reading, "_length", lambda clip: None)
+    monkeypatch.setattr(training.data.reading, "_length", lambda clip: None)
     crops = [read_clip(good(folder)[0], DataConfig(window_seconds=1.0), seeded(index)) for index in range(5)]
     assert all(len(crop) == SIZE for crop in crops) and not torch.equal(crops[0], crops[1])
-    monkeypatch.setattr(training.reading, "_length", lambda clip: 1000.0)  # a header that lies
+    monkeypatch.setattr(training.data.reading, "_length", lambda clip: 1000.0)  # a header that lies
     assert len(read_clip(good(folder)[0], DataConfig(window_seconds=1.0), seeded(1))) == SIZE
 
 

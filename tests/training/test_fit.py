@@ -11,9 +11,9 @@ from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.windows import WindowConfig
 from training.config import PRESETS, FitConfig, load_settings
-from training.features import batch_features
-from training.fit import fit
-from training.start import freeze, layered_optimizer
+from training.data.features import batch_features
+from training.loop.fit import fit
+from training.loop.start import freeze, layered_optimizer
 
 
 @pytest.mark.parametrize(("preset", "window"), [("default", "1.0"), ("seed", "null")])

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.alignment import AlignmentLoss, LossConfig
-from training.gather import gather_ids, gather_with_gradients
-from training.gradcache import chunked
+from training.loss.alignment import AlignmentLoss, LossConfig
+from training.loss.gather import gather_ids, gather_with_gradients
+from training.loss.gradcache import chunked
 
 ROOT = Path(__file__).parents[2]
 WORLD, ROWS, POSITIONS, WIDTH = 2, 4, 3, 5

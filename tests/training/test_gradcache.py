@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from audio2img_core.encoder.model import AudioEncoderOutput
 from audio2img_core.random_init import make_encoder
-from training.alignment import AlignmentLoss, LossConfig
-from training.gradcache import chunked
+from training.loss.alignment import AlignmentLoss, LossConfig
+from training.loss.gradcache import chunked
 
 BATCH, FRAMES = 8, 24
 LOSS = LossConfig(regression=0.5, symmetric=True, learned_temperature=True)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training import losses
-from training.alignment import AlignmentLoss, LossConfig
-from training.losses import (
+from training.loss import losses
+from training.loss.alignment import AlignmentLoss, LossConfig
+from training.loss.losses import (
     LogitScale,
     pool_tokens,
     pooled_contrastive,

@@ -16,8 +16,8 @@ from safetensors.torch import load, load_file
 
 from audio2img_core import AudioEncoder
 from audio2img_core.random_init import make_encoder
-from training.checkpoints import whole_checkpoints
 from training.cli import main
+from training.loop.checkpoints import whole_checkpoints
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8

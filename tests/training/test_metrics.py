@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.metrics import (
+from training.evaluation.metrics import (
     beats_floor,
     effective_rank,
     evaluate_tokens,

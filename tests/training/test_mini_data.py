@@ -12,7 +12,8 @@ import torch
 from sounds import noise, sine, write_audio
 
 from audio2img_core.audio.io import load_mono
-from training.flac import write_flac
+from training.data.flac import write_flac
+from training.data.sources import open_source
 from training.recipes.mini import (
     archives,
     clips,
@@ -31,7 +32,6 @@ from training.recipes.mini.packages import matching, safe_name
 from training.recipes.mini.sampled import SAMPLED
 from training.recipes.mini.soundfonts import SOUNDFONTS, Part, SoundFont, parts_for
 from training.recipes.mini.sounds import SoundWriter, licence_of, read_jsonl, write_jsonl
-from training.sources import open_source
 
 RATE = 16_000
 

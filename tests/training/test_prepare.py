@@ -13,13 +13,13 @@ import torch
 from sounds import noise, sine, write_audio
 
 from audio2img_core import load_audio
-from training.captions import CaptionCache
 from training.cli import main
 from training.config import load_settings
-from training.fit import captions_folder
-from training.prepare import prepare
-from training.sources import open_source
-from training.teacher import Teacher
+from training.data.prepare import prepare
+from training.data.sources import open_source
+from training.loop.fit import captions_folder
+from training.teacher.captions import CaptionCache
+from training.teacher.text_encoder import Teacher
 
 
 @pytest.fixture

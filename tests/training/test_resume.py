@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from audio2img_core import AudioEncoder
-from training.checkpoints import whole_checkpoints
+from training.loop.checkpoints import whole_checkpoints
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from sounds import noise, sine, write_audio
 
-from training.clips import Clip, clean_captions
-from training.datasets_presets import seed_caption, seed_labels
-from training.sources import distinct_captions, hold_out, open_source
+from training.data.clips import Clip, clean_captions
+from training.data.hub_datasets import seed_caption, seed_labels
+from training.data.sources import distinct_captions, hold_out, open_source
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")

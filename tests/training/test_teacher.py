@@ -14,7 +14,7 @@ from audio2img_core.conditioning.text import encode_text
 from audio2img_core.mini import load_mini_diffusion
 from audio2img_core.random_init import make_diffusion, make_tokenizer
 from audio2img_core.targets import get_target
-from training.teacher import Teacher
+from training.teacher.text_encoder import Teacher
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ["", "rain on a tin roof", "Café, 雨の音 \U0001f327 — Übung", "a dog barks " * 40, "  two\n lines "]
@@ -78,7 +78,7 @@ def test_hub_id_from_the_hubs_cache(models, tmp_path):
     (repo / "snapshots").mkdir()
     (repo / "snapshots" / ("0" * 40)).symlink_to(models("sd21")[1])
     code = (
-        "from training.teacher import Teacher\n"
+        "from training.teacher.text_encoder import Teacher\n"
         "print(Teacher.from_pretrained('someone/diffusion', 'sd21', device='cpu').fingerprint)\n"
         "try: Teacher.from_pretrained('no/such', 'sd21')\n"
         "except FileNotFoundError as error: print(error)\n"

@@ -13,15 +13,15 @@ from torch import nn
 
 from audio2img_core import AudioEncoder
 from audio2img_core.random_init import make_encoder
-from training.average import WeightAverage
-from training.captions import CaptionCache
-from training.checkpoints import mark_whole, remove_broken, rotate, whole_checkpoints
 from training.config import RunConfig, load_settings
-from training.evaluation import Evaluator
-from training.fit import fit
-from training.start import TrainedEncoder, add_lora
-from training.teacher import Teacher
-from training.trainer import Collator
+from training.evaluation.evaluate import Evaluator
+from training.loop.average import WeightAverage
+from training.loop.checkpoints import mark_whole, remove_broken, rotate, whole_checkpoints
+from training.loop.fit import fit
+from training.loop.start import TrainedEncoder, add_lora
+from training.loop.trainer import Collator
+from training.teacher.captions import CaptionCache
+from training.teacher.text_encoder import Teacher
 
 
 def losses(trainer) -> list[float]:
@@ -81,7 +81,7 @@ def test_lora_trains_the_adapters_and_the_head_only(flags, tmp_path):
     encoder = AudioEncoder.from_pretrained(tmp_path / "run" / "encoder.safetensors")  # strictly: no adapter is left
     changed = {n for n, w in encoder.state_dict().items() if n.startswith("backbone.encoder.layers")}
     seeded = load_settings("default", [], flags(tmp_path / "x", **more))
-    from training.start import start_encoder
+    from training.loop.start import start_encoder
 
     start = start_encoder(seeded, seed=42).state_dict()
     changed = {n for n, w in encoder.state_dict().items() if n in start and not torch.equal(w, start[n])}
@@ -263,16 +263,16 @@ def test_collator_keeps_the_place_of_a_clip_that_cannot_be_read(tiny_folders, tm
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_clips(flags, tmp_path, monkeypatch):
-    import training.trainer
+    import training.loop.trainer
 
-    real, calls = training.trainer.batch_features, []
+    real, calls = training.loop.trainer.batch_features, []
 
     def broken(*arguments, **options):
         features, mask = real(*arguments, **options)
         calls.append(1)
         return (features * math.nan if len(calls) == 7 else features), mask
 
-    monkeypatch.setattr(training.trainer, "batch_features", broken)
+    monkeypatch.setattr(training.loop.trainer, "batch_features", broken)
     more = {"trainer.max_steps": "8", "trainer.save_steps": "5", "trainer.eval_strategy": "no"}
     more |= {"trainer.load_best_model_at_end": "false"}
     with pytest.raises(ValueError, match=r"the loss is nan at step 7; clips: \d\d.wav, ") as error:

@@ -33,9 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(arguments.plots)
     if not arguments.debug:
         quiet_libraries()
-    from ..judge import judge
-    from ..metrics import beats_floor
-    from ..report import figures_table, plot_norms, plot_similarity
+    from ..evaluation.judge import judge
+    from ..evaluation.metrics import beats_floor
+    from ..evaluation.report import figures_table, plot_norms, plot_similarity
 
     with progress("eval", unit="batch") as on_step:
         figures, judged, first = judge(

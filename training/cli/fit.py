@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.debug:
         quiet_libraries()
     config = read_settings(arguments, flags)
-    from ..fit import finished_run, fit
+    from ..loop.fit import finished_run, fit
 
     if file := finished_run(config):
         if os.environ.get("RANK", "0") == "0":

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_settings(arguments)
     if not arguments.debug:
         quiet_libraries()
-    from ..prepare import prepare
+    from ..data.prepare import prepare
 
     with progress("prepare", unit="clip") as on_clip, progress("captions", unit="caption") as on_caption:
         done = prepare(

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from audio2img_core import AudioEncoder
 
-from ...clips import Source
 from ...config import load_settings
-from ...data import ClipDataset, DataConfig, collate
-from ...features import batch_features
-from ...fit import finished_run, fit
-from ...sources import open_source
+from ...data.clips import Source
+from ...data.dataset import ClipDataset, DataConfig, collate
+from ...data.features import batch_features
+from ...data.sources import open_source
+from ...loop.fit import finished_run, fit
 from .sounds import read_jsonl, write_jsonl
 
 SETTINGS = Path(__file__).with_name("encoder.yaml")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from audio2img_core.storage.files import whole_file
 
-from ...average import WeightAverage
-from ...data import seeded
+from ...data.dataset import seeded
+from ...loop.average import WeightAverage
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audio2img_core.audio.io import SAMPLE_RATE
 
-from ...flac import write_flac
+from ...data.flac import write_flac
 from . import soundfonts, speech, synthesis
 from .clips import PIECE, clips_of, load
 from .fingerprint import SERIES

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from audio2img_core.storage.files import whole_folder
 
-from ...teacher import Teacher
+from ...teacher.text_encoder import Teacher
 from . import autoencoder, classifier, diffusion, export, hearing, pictures, summary, teacher
 from .captions import Captions
 from .images import Pictures, load_pictures

@@ -13,7 +13,7 @@ from audio2img_core.batch.jobs import Job, Part, Report
 from audio2img_core.storage.paths import read, write
 
 from .clips import Clip, Source
-from .data_config import DataConfig
+from .config import DataConfig
 from .flac import flac_bytes
 from .reading import try_clip
 from .shards import tar_clip

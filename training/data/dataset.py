@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from . import acoustics
 from .augment import gain, mix, repeat_pad
 from .clips import Clip, Source
-from .data_config import DataConfig
+from .config import DataConfig
 from .reading import try_clip
 from .shards import TarSource
 

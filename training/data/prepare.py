@@ -24,17 +24,17 @@ from audio2img_core.checks import positive_int
 from audio2img_core.storage.files import check_writable, remove_partials, whole_file
 from audio2img_core.storage.paths import absolute, is_address
 
-from .captions import CaptionCache
+from ..config import FitConfig, keep_settings
+from ..teacher.captions import CaptionCache
+from ..teacher.text_encoder import OnStep, Teacher
 from .clip_shards import PrepareJob
 from .clips import Clip, Source
-from .config import FitConfig, keep_settings
-from .data_config import DataConfig
-from .datasets_presets import DatasetSource
+from .config import DataConfig
 from .flac import write_flac
+from .hub_datasets import DatasetSource
 from .reading import try_clip
 from .skiplog import SkipLog
 from .sources import open_source
-from .teacher import OnStep, Teacher
 
 MANIFEST = "metadata.jsonl"
 _JOURNAL = "journal.jsonl"

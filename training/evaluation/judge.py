@@ -13,14 +13,14 @@ from audio2img_core.checks import positive_int
 from audio2img_core.devices import resolve_device
 from audio2img_core.encoder.model import AudioEncoder
 
-from .captions import CaptionCache
-from .data import ClipDataset
-from .data_config import DataConfig
-from .evaluation import Evaluator, Judged
-from .features import batch_features
-from .sources import distinct_captions, held_in_memory, open_source
-from .teacher import OnStep, Teacher
-from .trainer import Collator
+from ..data.config import DataConfig
+from ..data.dataset import ClipDataset
+from ..data.features import batch_features
+from ..data.sources import distinct_captions, held_in_memory, open_source
+from ..loop.trainer import Collator
+from ..teacher.captions import CaptionCache
+from ..teacher.text_encoder import OnStep, Teacher
+from .evaluate import Evaluator, Judged
 
 
 @torch.no_grad()

@@ -18,9 +18,9 @@ from audio2img_core.encoder.heads import QueryHead
 from audio2img_core.encoder.model import AudioEncoder, AudioEncoderOutput
 from audio2img_core.random_init import SIZES, encoder_config
 
-from .captions import CaptionCache
-from .config import FitConfig, RunConfig
-from .gradcache import chunked
+from ..config import FitConfig, RunConfig
+from ..loss.gradcache import chunked
+from ..teacher.captions import CaptionCache
 
 
 @dataclass

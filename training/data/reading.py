@@ -15,7 +15,7 @@ from audio2img_core.checks import one_line
 
 from .augment import crop_offset, random_crop
 from .clips import Clip
-from .data_config import DataConfig
+from .config import DataConfig
 
 
 def try_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> tuple[Tensor | None, str]:

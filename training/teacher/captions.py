@@ -21,7 +21,7 @@ from audio2img_core.checks import first_line, one_line, positive_int
 from audio2img_core.storage.files import check_writable, whole_file
 from audio2img_core.targets import PROMPT_TOKENS, Target
 
-from .teacher import OnStep, Teacher, TeacherOutput
+from .text_encoder import OnStep, Teacher, TeacherOutput
 
 logger = logging.getLogger(__name__)
 

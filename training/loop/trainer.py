@@ -22,18 +22,18 @@ from audio2img_core.audio.mel import MIN_SAMPLES
 from audio2img_core.checks import first_line
 from audio2img_core.encoder.model import AudioEncoder
 
-from .alignment import AlignmentLoss
-from .augment import mask_features
+from ..data.augment import mask_features
+from ..data.config import DataConfig
+from ..data.dataset import collate, seeded
+from ..data.features import batch_features
+from ..data.skiplog import SkipLog
+from ..evaluation.evaluate import Evaluator
+from ..loss.alignment import AlignmentLoss
+from ..loss.gather import gather_ids, gather_with_gradients
+from ..teacher.captions import CaptionCache
 from .average import WeightAverage
 from .callbacks import Averaging
-from .captions import CaptionCache
 from .checkpoints import mark_whole, rotate
-from .data import collate, seeded
-from .data_config import DataConfig
-from .evaluation import Evaluator
-from .features import batch_features
-from .gather import gather_ids, gather_with_gradients
-from .skiplog import SkipLog
 
 _MOST_CAPTIONS = 64  # of one clip that are known to be right for it; more are taken for negatives
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .captions import CaptionCache
+from ..teacher.captions import CaptionCache
 from .metrics import evaluate_tokens
 
 

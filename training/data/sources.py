@@ -27,7 +27,7 @@ from audio2img_core.storage.paths import base_name, below, beside, files_below, 
 from audio2img_core.storage.tars import find_shards, is_tar
 
 from .clips import Clip, Source, clean_captions, is_saved
-from .datasets_presets import PRESETS, open_dataset
+from .hub_datasets import PRESETS, open_dataset
 from .shards import TarSource, peeked
 
 KINDS = (

@@ -13,13 +13,13 @@ from torch import Tensor
 from audio2img_core.storage.files import whole_file
 from audio2img_core.targets import get_target
 
-from .callbacks import read_metrics
-from .config import FitConfig
-from .evaluation import Judged
+from ..config import FitConfig
+from ..loop.callbacks import read_metrics
+from .evaluate import Judged
 from .metrics import beats_floor, position_profile, similarity
 
 if TYPE_CHECKING:
-    from .trainer import AlignmentTrainer
+    from ..loop.trainer import AlignmentTrainer
 
 _MOST_ROWS = 60  # clips and captions of the similarity plot: more cannot be told apart
 _MOST_LABELS = 40

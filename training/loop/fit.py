@@ -16,18 +16,18 @@ from audio2img_core.encoder.checkpoint import save_single_file
 from audio2img_core.encoder.model import AudioEncoder
 from audio2img_core.storage.files import check_writable, remove_partials, whole_folder
 
-from .alignment import AlignmentLoss
+from ..config import FitConfig, keep_settings
+from ..data.clips import Source
+from ..data.dataset import clip_items
+from ..data.skiplog import SkipLog
+from ..data.sources import distinct_captions, held_in_memory, hold_out, open_source
+from ..evaluation.report import write_report
+from ..loss.alignment import AlignmentLoss
+from ..teacher.captions import CaptionCache
+from ..teacher.text_encoder import OnStep, Teacher
 from .callbacks import MetricsFile, Progress, TensorBoard
-from .captions import CaptionCache
 from .checkpoints import has_ended, remove_broken, whole_checkpoints
-from .clips import Source
-from .config import FitConfig, keep_settings
-from .data import clip_items
-from .report import write_report
-from .skiplog import SkipLog
-from .sources import distinct_captions, held_in_memory, hold_out, open_source
 from .start import add_lora, finished_encoder, freeze, layered_optimizer, start_encoder, teach
-from .teacher import OnStep, Teacher
 from .trainer import AlignmentTrainer
 
 logger = logging.getLogger(__name__)

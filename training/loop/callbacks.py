@@ -16,8 +16,8 @@ from transformers.integrations import TensorBoardCallback
 
 from audio2img_core.storage.files import whole_file
 
+from ..evaluation.metrics import beats_floor
 from .average import WeightAverage
-from .metrics import beats_floor
 
 _LAST = {"final_loss", "train_runtime"}  # in the entries at the end of training, which is not the end any more
 _SHOWN = ("loss", "learning_rate", "grad_norm", "temperature")

@@ -1,0 +1,1 @@
+"""In: an encoder and captioned clips. Out: metrics and a report."""

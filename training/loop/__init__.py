@@ -1,0 +1,1 @@
+"""In: a run's settings. Out: a trained encoder's checkpoint, with logs and a report."""
