@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT)]
 
 import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from sounds import noise, sine, write_audio  # noqa: E402
 
 from audio2img_core import AudioEncoder, load_audio  # noqa: E402
 from audio2img_core.encoder.checkpoint import save  # noqa: E402
 from audio2img_core.random_init import make_pair  # noqa: E402
+from tests.helpers.audio import noise, sine, write_audio  # noqa: E402
 from training.cli import main as main_of_training  # noqa: E402
 from training.data.prepare import MANIFEST  # noqa: E402
 from training.loop import fit as _fit  # noqa: E402, F401 - so that it need not be imported again at each start

@@ -15,9 +15,9 @@ from dataclasses import MISSING, fields
 import pytest
 import torch
 import yaml
-from pages import FOREIGN, KINDS, OURS, PAGES, ROOT, commands, parse, read_blocks
 
 from benchmarks import scale
+from tests.helpers.pages import FOREIGN, KINDS, OURS, PAGES, ROOT, commands, parse, read_blocks
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]

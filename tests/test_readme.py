@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from pages import ROOT, commands, parse, read_blocks
+
+from tests.helpers.pages import ROOT, commands, parse, read_blocks
 
 BLOCKS = read_blocks(ROOT / "README.md")
 

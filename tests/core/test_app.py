@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sounds import noise, sine, write_audio
+
+from tests.helpers.audio import noise, sine, write_audio
 
 gradio_client = pytest.importorskip("gradio_client", reason='needs pip install "audio2img[app]"')
 httpx = pytest.importorskip("httpx")  # comes with it

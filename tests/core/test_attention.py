@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
+from audio2img_core.encoder import attention
 from audio2img_core.encoder.attention import RelativeKeyAttention, relative_key_bias, use_fast_attention
 from audio2img_core.encoder.backbone import adapt
-from audio2img_core.encoder.model import attention
 
 
 @pytest.fixture(scope="module")

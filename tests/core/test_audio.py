@@ -18,11 +18,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from sounds import noise, sine, write_audio
 
 from audio2img_core.audio import decode as decoding
 from audio2img_core.audio.io import load_audio, load_mono, prepare, read_audio_mapping, resample, stream_mono, to_mono
 from audio2img_core.audio.io import resample as resampling
+from tests.helpers.audio import noise, sine, write_audio
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sounds import noise
 
 from audio2img_core import AudioEncoder
 from audio2img_core.encoder.checkpoint import METADATA_KEY, read_config, save
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.inspect import describe
 from audio2img_core.random_init import make_encoder, make_pair
+from tests.helpers.audio import noise
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_a_config_with_impossible_values_is_refused(encoder, tmp_path):
 
 
 def test_nothing_is_half_written(encoder, tmp_path, monkeypatch):
-    from audio2img_core.encoder.model import checkpoint
+    from audio2img_core.encoder import checkpoint
 
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")

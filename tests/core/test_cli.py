@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sounds import noise, sine, write_audio
 
 from audio2img_core.cli import main
+from tests.helpers.audio import noise, sine, write_audio
 
 
 @pytest.fixture

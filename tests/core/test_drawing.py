@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from sounds import noise, sine
 
 from audio2img_core.plots import draw_scores, draw_spectrogram
+from tests.helpers.audio import noise, sine
 
 
 def pixels(image):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sounds import noise, sine
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from audio2img_core import AudioEncoder, log_mel
@@ -12,6 +11,7 @@ from audio2img_core.conditioning.prompt import condition
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.random_init import make_diffusion, make_encoder
+from tests.helpers.audio import noise, sine
 
 
 def small(target="sd15", head="query", **window):

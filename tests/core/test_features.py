@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from sounds import noise, sine
 from transformers import SeamlessM4TFeatureExtractor
 
 from audio2img_core import log_mel
 from audio2img_core.audio.mel import FEATURE_DIM, mel_frames, normalize, num_frames
+from tests.helpers.audio import noise, sine
 
 LENGTHS = [560, 561, 719, 720, 721, 879, 880, 1000, 1600, 2401, 4000, 7999, 8000, 16000, 16001, 22050, 37777, 60000]
 LENGTHS += [160000, 480123]

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sounds import noise, sine, write_audio
 
 from audio2img_core.audio.io import load_audio
 from audio2img_core.cli import main
 from audio2img_core.generation.video import write_film
+from tests.helpers.audio import noise, sine, write_audio
 
 
 def colours(*names, size=(65, 48)):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from sounds import noise
 
 from audio2img_core import AudioEncoder
 from audio2img_core.cli import main
 from audio2img_core.encoder.checkpoint import save
 from audio2img_core.generation.video import write_film
 from audio2img_core.random_init import make_encoder
+from tests.helpers.audio import noise
 from training.data.flac import write_flac
 
 ROOT = Path(__file__).parents[2]

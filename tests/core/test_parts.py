@@ -9,7 +9,6 @@ import tarfile
 import pytest
 import torch
 from safetensors.torch import load_file
-from sounds import noise, write_audio
 
 from audio2img_core.audio.clips import list_sounds
 from audio2img_core.batch import jobs as parts
@@ -17,6 +16,7 @@ from audio2img_core.batch import settings_of
 from audio2img_core.batch.embed import EncodeJob, load_encoder
 from audio2img_core.batch.jobs import Folder, Task, run_local
 from audio2img_core.cli import main
+from tests.helpers.audio import noise, write_audio
 
 
 @pytest.fixture(scope="module")

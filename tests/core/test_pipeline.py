@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sounds import noise, sine
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.conditioning.prompt import condition, to_diffusers
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
 from audio2img_core.generation.pipeline import Sampler
+from tests.helpers.audio import noise, sine
 
 TARGETS = ("sd15", "sd21", "sdxl", "mini")
 
@@ -309,7 +309,8 @@ def test_bfloat16_draws(tiny_folders):
 
 def test_a_single_file_checkpoint_draws_what_its_folder_draws(tiny_folders, tmp_path):
     from diffusers import StableDiffusionPipeline
-    from ldm import write_single_file
+
+    from tests.helpers.ldm import write_single_file
 
     folder = tiny_folders("sd15")
     write_single_file(StableDiffusionPipeline.from_pretrained(folder / "diffusion"), tmp_path / "model.safetensors")

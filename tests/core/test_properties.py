@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sounds import write_audio
 
 from audio2img_core.audio.io import load_audio, load_mono, prepare
 from audio2img_core.audio.mel import MIN_FRAMES
@@ -32,6 +31,7 @@ from audio2img_core.encoder.heads import HEADS
 from audio2img_core.encoder.kardsim import seed_name, seed_weights
 from audio2img_core.encoder.windows import NORMALIZE, PADDING, WindowConfig, plan_windows
 from audio2img_core.targets import TARGETS
+from tests.helpers.audio import write_audio
 
 # The same examples in every run, and no time limit for each: a busy machine must not fail.
 many = settings(max_examples=80, deadline=None, derandomize=True, database=None)

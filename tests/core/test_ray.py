@@ -10,12 +10,12 @@ import time
 import pytest
 import torch
 from safetensors import safe_open
-from sounds import noise, write_audio
 
 from audio2img_core.batch import store
 from audio2img_core.cli import main
 from audio2img_core.encoder.checkpoint import save_single_file
 from audio2img_core.random_init import make_encoder
+from tests.helpers.audio import noise, write_audio
 from training.cli import main as train
 from training.data.sources import open_source
 

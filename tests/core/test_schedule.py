@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from sounds import noise, sine
 
 from audio2img_core.conditioning.prompt import condition
 from audio2img_core.conditioning.schedule import count_frames, keyframes, loudness, onsets, schedule
 from audio2img_core.random_init import make_pair
+from tests.helpers.audio import noise, sine
 
 RATE = 16_000
 

@@ -12,10 +12,10 @@ import urllib.request
 import pytest
 import torch
 from safetensors.torch import load, load_file
-from sounds import noise, write_audio
 
 from audio2img_core.cli import main
 from audio2img_core.storage import paths as addresses
+from tests.helpers.audio import noise, write_audio
 from training.cli import main as train
 from training.data.config import DataConfig
 from training.data.reading import read_clip

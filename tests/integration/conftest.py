@@ -11,7 +11,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from sounds import noise, sine, write_audio
+
+from tests.helpers.audio import noise, sine, write_audio
 
 ROOT = Path(__file__).parents[2]
 

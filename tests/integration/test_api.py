@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import workflows
 from PIL import Image
+
+from tests.helpers import workflows
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from sounds import noise, sine, write_audio
 
 from audio2img_core.generation.png import read_settings
+from tests.helpers.audio import noise, sine, write_audio
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason='needs pip install "audio2img[app]"')

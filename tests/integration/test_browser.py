@@ -10,8 +10,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import workflows
-from sounds import sine, write_audio
+
+from tests.helpers import workflows
+from tests.helpers.audio import sine, write_audio
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

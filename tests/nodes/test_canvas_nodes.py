@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sounds import audio, noise, sine
+
+from tests.helpers.audio import audio, noise, sine
 
 
 @pytest.fixture

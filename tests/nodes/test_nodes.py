@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from sounds import audio, noise, sine, write_audio
+
+from tests.helpers.audio import audio, noise, sine, write_audio
 
 ROOT = Path(__file__).parents[2]
 

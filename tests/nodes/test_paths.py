@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from sounds import noise, write_audio
+
+from tests.helpers.audio import noise, write_audio
 
 OUTSIDE = [
     "../secret.wav",

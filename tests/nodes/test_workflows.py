@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import workflows
 from PIL import Image
+
+from tests.helpers import workflows
 
 
 def test_every_workflow_has_a_picture_and_every_node_is_in_one(pack):

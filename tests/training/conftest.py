@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sounds import noise, sine, write_audio
+
+from tests.helpers.audio import noise, sine, write_audio
 
 CAPTIONS = ("noise of rain", "a low tone", "a high tone", "noise, then a tone")
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from sounds import noise, sine, write_audio
 
+from tests.helpers.audio import noise, sine, write_audio
 from training.data.clips import Clip, Source
 from training.data.config import DataConfig
 from training.data.dataset import ClipDataset, acoustics, seeded

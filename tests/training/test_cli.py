@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from sounds import noise, write_audio
 
 from audio2img_core import AudioEncoder
 from audio2img_core.cli import main as audio2img
+from tests.helpers.audio import noise, write_audio
 from training.cli import main
 from training.cli.flags import field_comments, more_flags
 from training.config import SECTIONS

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from sounds import noise, sine, write_audio
 from torch.utils.data import DataLoader
 
 from audio2img_core.audio.mel import num_frames
+from tests.helpers.audio import noise, sine, write_audio
 from training.data.clips import Clip, Source
 from training.data.config import DataConfig
 from training.data.dataset import ClipDataset, ClipStream, clip_items, collate, seeded

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from sounds import noise, write_audio
 
 from audio2img_core import AudioEncoder
+from tests.helpers.audio import noise, write_audio
 from training.loop.checkpoints import whole_checkpoints
 
 ROOT = Path(__file__).parents[2]

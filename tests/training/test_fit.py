@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 import yaml
-from sounds import noise
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.windows import WindowConfig
+from tests.helpers.audio import noise
 from training.config import PRESETS, FitConfig, load_settings
 from training.data.features import batch_features
 from training.loop.fit import fit

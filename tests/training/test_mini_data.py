@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from sounds import noise, sine, write_audio
 
 from audio2img_core.audio.io import load_mono
+from tests.helpers.audio import noise, sine, write_audio
 from training.data.flac import write_flac
 from training.data.sources import open_source
 from training.recipes.mini import (

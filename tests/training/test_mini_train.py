@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from sounds import noise, sine, write_audio
 
 from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.random_init import make_pair
+from tests.helpers.audio import noise, sine, write_audio
 from training.recipes.mini import autoencoder, train
 from training.recipes.mini.captions import Captions
 from training.recipes.mini.images import load_pictures, side_by_side

@@ -10,9 +10,9 @@ import time
 
 import pytest
 import torch
-from sounds import noise, sine, write_audio
 
 from audio2img_core import load_audio
+from tests.helpers.audio import noise, sine, write_audio
 from training.cli import main
 from training.config import load_settings
 from training.data.prepare import prepare

@@ -11,8 +11,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from sounds import noise, sine, write_audio
 
+from tests.helpers.audio import noise, sine, write_audio
 from training.data.clips import Clip, clean_captions
 from training.data.hub_datasets import seed_caption, seed_labels
 from training.data.sources import distinct_captions, hold_out, open_source

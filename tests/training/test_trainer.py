@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sounds import noise, write_audio
 from torch import nn
 
 from audio2img_core import AudioEncoder
 from audio2img_core.random_init import make_encoder
+from tests.helpers.audio import noise, write_audio
 from training.config import RunConfig, load_settings
 from training.evaluation.evaluate import Evaluator
 from training.loop.average import WeightAverage

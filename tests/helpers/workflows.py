@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[1] / "example_workflows"
+FOLDER = Path(__file__).parents[2] / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 WITHOUT_DOWNLOADS = ("sound_to_image", "sound_driven_frames", "audio_similarity")
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
