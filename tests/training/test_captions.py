@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from audio2img_core.random_init import make_diffusion
+from training.teacher import captions as captions_module
 from training.teacher.captions import CaptionCache
 from training.teacher.text_encoder import Teacher, TeacherOutput
-from training.teacher import captions as captions_module
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ["", "rain on a tin roof", "Café, 雨の音 \U0001f327 — Übung", "a dog barks " * 40, "  two\n lines "]
