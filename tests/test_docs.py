@@ -16,7 +16,6 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import scale
 from tests.helpers.pages import FOREIGN, KINDS, OURS, PAGES, ROOT, commands, parse, read_blocks
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
@@ -165,11 +164,6 @@ def heading_names(text: str) -> set[str]:
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE))
     return {heading.strip().replace(" ", "-") for heading in plain}
-
-
-def test_the_tables_of_scale_are_those_of_its_script():
-    page = scale.PAGE.read_text(encoding="utf-8")
-    assert scale.filled(page, scale.tables(scale.Prices())) == page and page.count("<!-- end -->") == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
