@@ -2,9 +2,67 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 
 MIN_RATE, MAX_RATE = 1_000, 1_536_000  # Hz; what a header says beyond them is damage, and costs gigabytes
+
+
+class SettingError(ValueError):
+    """A setting whose value is not allowed: a Python caller reads its name, the command line's user its flag."""
+
+    def __init__(self, name: str, problem: str):
+        super().__init__(f"{name} {problem}")
+        self.name, self.problem = name, problem
+
+
+def check_setting(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Refuse a number outside its range.
+
+    Args:
+        name: Name of the setting.
+        value: Its value.
+        least: Smallest allowed value.
+        above: Value that it must exceed; instead of `least`.
+        most: Largest allowed value; None = any finite one.
+        whole: Allow integers only.
+
+    Raises:
+        SettingError: Not a finite number in the range.
+    """
+    low = above if least is None else least
+    assert low is not None
+    kind = numbers.Integral if whole else numbers.Real
+    if (
+        isinstance(value, kind)
+        and not isinstance(value, bool)
+        and (low < value if least is None else low <= value)
+        and (value <= most if most is not None else value < float("inf"))
+    ):
+        return
+    if most is None:
+        allowed = f"{'above' if least is None else 'at least'} {low:g}"
+    else:
+        allowed = f"above {low:g} and at most {most}" if least is None else f"between {low:g} and {most}"
+    raise SettingError(name, f"must be {allowed}, not {value!r}")
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not among those allowed.
+
+    Raises:
+        SettingError: `value` is another one.
+    """
+    if value not in allowed:
+        raise SettingError(name, f"must be one of {', '.join(allowed)}, not {value!r}")
 
 
 def sample_rate_of(value: int) -> int:

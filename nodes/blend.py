@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..audio2img_core.conditioning.prompt import BLEND_MODES, blend_comfy
+from ..audio2img_core.conditioning.comfy import blend_comfy
+from ..audio2img_core.conditioning.modes import BLEND_MODES
 
 
 class BlendConditioning:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..audio2img_core.conditioning.prompt import WINDOW_MODES, condition, to_comfy
+from ..audio2img_core.conditioning.comfy import to_comfy
+from ..audio2img_core.conditioning.modes import WINDOW_MODES
+from ..audio2img_core.conditioning.prompt import condition
 from ..audio2img_core.encoder.embeddings import AudioEmbeddings
 from . import host
 
@@ -65,6 +67,6 @@ class AudioToConditioning:
         if model is not None:
             host.check_model(model, embeds.space.target)
         null = host.null_prompt(embeds.space, clip)
-        positive, negative = condition(embeds, strength=strength, windows=windows, null=null)
+        positive, negative = condition(embeds, sound_strength=strength, windows=windows, null=null)
         device = host.intermediate_device()
         return to_comfy(positive.to(device)), to_comfy(negative.to(device))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..audio2img_core import devices
-from ..audio2img_core.conditioning.prompt import Conditioning, from_comfy
+from ..audio2img_core.conditioning.comfy import from_comfy
+from ..audio2img_core.conditioning.prompt import Conditioning
 from ..audio2img_core.encoder.embeddings import TokenSpace
 from ..audio2img_core.mini import NAME as MINI
 from ..audio2img_core.mini import encode_texts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..audio2img_core.audio.io import prepare, read_audio_mapping
-from ..audio2img_core.conditioning.prompt import condition, to_comfy
+from ..audio2img_core.conditioning.comfy import to_comfy
+from ..audio2img_core.conditioning.prompt import condition
 from ..audio2img_core.conditioning.schedule import MAX_FRAMES, keyframes, loudness, onsets, schedule
 from . import host
 from .conditioning import CLIP, STRENGTH
@@ -99,7 +100,7 @@ class AudioConditioningSchedule:
         options = {"every": every, "smoothing": smoothing, "window": window or None, "on_step": host.progress()}
         film = schedule(encoder.ready(), waveform, rate, fps=fps, frames=frames or None, **options)
         null = host.null_prompt(film.space, clip)
-        prompts = condition(film.to(host.intermediate_device()), strength=strength, windows="keep", null=null)
+        prompts = condition(film.to(host.intermediate_device()), sound_strength=strength, windows="keep", null=null)
         count = len(film.tokens)
         (mono,) = prepare(waveform, rate)
         level, begins = (curve(mono, fps=fps, frames=count) for curve in (loudness, onsets))

@@ -48,6 +48,35 @@ def tiny_folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def mini_pipeline():
+    """The embedded pair, loaded once; tests leave it as it is."""
+    from audio2img_core import AudioToImagePipeline
+
+    return AudioToImagePipeline.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def tiny_pipelines(tiny_folders):
+    """target -> the pipeline of its tiny models, loaded once; tests leave it as it is.
+
+    `controlnet=True`: with the tiny ControlNet.
+    """
+    from audio2img_core import AudioToImagePipeline
+
+    made: dict[tuple[str, bool], AudioToImagePipeline] = {}
+
+    def pipeline(target: str, controlnet: bool = False) -> AudioToImagePipeline:
+        if (target, controlnet) not in made:
+            folder = tiny_folders(target)
+            made[target, controlnet] = AudioToImagePipeline.from_pretrained(
+                folder / "encoder", folder / "diffusion", controlnet=folder / "controlnet" if controlnet else None
+            )
+        return made[target, controlnet]
+
+    return pipeline
+
+
+@pytest.fixture(scope="session")
 def seed_folder(tmp_path_factory) -> Path:
     """A folder as the seed project published them, small: Wav2Vec2BertModel with its adapter, 1024 wide tokens."""
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel

@@ -1,21 +1,16 @@
-"""From what the encoder heard to what a diffusion model is conditioned on."""
+"""From audio embeddings to the prompt of a diffusion model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import lcm
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_choice, check_setting
 from ..encoder.embeddings import AudioEmbeddings, TokenSpace
-from ..targets import get_target, target_of_width
-
-WINDOW_MODES = ("average", "join", "keep")
-BLEND_MODES = ("linear", "spherical", "join")
-_MAX_REPEATS = 8  # of a prompt, to bring two lengths together
+from ..targets import get_target
+from .modes import WINDOW_MODES
 
 
 @dataclass(frozen=True)
@@ -45,38 +40,38 @@ class Conditioning:
 def condition(
     embeddings: AudioEmbeddings,
     *,
-    strength: float = 1.0,
+    sound_strength: float = 1.0,
     windows: str = "average",
     null: Conditioning | None = None,
 ) -> tuple[Conditioning, Conditioning]:
-    """Positive and negative conditioning of what was heard.
+    """Make positive and negative conditioning from audio embeddings.
 
-    A prompt is the teacher's BOS token (where the checkpoint puts it in front), the encoder's tokens, and the
-    tokens of the teacher's empty prompt up to 77 (or the next multiple of it, for longer ones). The negative is
-    the empty prompt, as the diffusion models were trained with it.
+    A prompt is the teacher's BOS token (where the checkpoint puts it in front), the encoder's tokens, and the tokens of
+    the teacher's unconditional prompt up to 77 (or the next multiple of it, for longer ones). The negative is the
+    unconditional prompt, as the diffusion models were trained with it.
 
     Args:
-        embeddings: of one or more clips.
-        strength: 0 is the empty prompt, 1 the sound; between them a straight line, above 1 beyond the sound.
-        windows: what becomes of a clip's windows: "average" them (weighted by their sound), "join" them to one
-            long prompt, or "keep" each as a row of its own.
-        null: the empty prompt [1, 77, D]; None = the checkpoint's own.
+        embeddings: Embeddings of one or more clips.
+        sound_strength: 0 gives the unconditional prompt and 1 the sound, with a straight line between them; above 1
+            extrapolates beyond the sound.
+        windows: How to treat the windows of a clip: "average" them (weighted by their seconds of sound), "join" them to
+            one long prompt, or "keep" each as a row of its own.
+        null: Unconditional prompt [1, 77, D]; None = the checkpoint's own.
 
     Returns:
-        (positive, negative) of equal shapes; one row a clip, or a window where they are kept.
+        (positive, negative) of equal shapes, with one row for each clip, or for each window that is kept.
 
     Raises:
-        ValueError: unknown mode, strength not finite or negative, no empty prompt anywhere, or one of other width.
+        ValueError: Unknown mode, `sound_strength` not finite or negative, no unconditional prompt, or one of another
+            width.
     """
-    if windows not in WINDOW_MODES:
-        raise ValueError(f"windows must be one of {', '.join(WINDOW_MODES)}, not {windows!r}")
-    if not 0 <= strength < float("inf"):
-        raise ValueError(f"strength must be a finite number of at least 0, not {strength!r}")
+    check_choice("windows", windows, WINDOW_MODES)
+    check_setting("sound_strength", sound_strength, least=0)
     null = null_conditioning(embeddings.space) if null is None else null
     if get_target(embeddings.space.target).pooled_width is None:
         null = Conditioning(null.tokens)  # ComfyUI's CLIP gives a pooled embedding for every family
     null = null.to(embeddings.tokens.device, embeddings.tokens.dtype)
-    _check_widths(embeddings.tokens, null.tokens)
+    check_widths(embeddings.tokens, null.tokens)
     if windows == "average":
         embeddings = embeddings.averaged()
     tokens = _fill(embeddings.tokens, null.tokens[0], embeddings.space.prepend_bos)
@@ -88,13 +83,13 @@ def condition(
         pooled = embeddings.averaged().pooled if embeddings.pooled is not None else pooled
         pooled = None if pooled is None else pooled[: len(tokens)]
     empty = null.tokens.repeat(1, tokens.shape[1] // null.tokens.shape[1], 1).expand(len(tokens), -1, -1)
-    tokens = torch.lerp(empty, tokens, strength)
+    tokens = torch.lerp(empty, tokens, sound_strength)
     if pooled is None:
         return Conditioning(tokens), Conditioning(empty)
     if null.pooled is None:
         raise ValueError(f"the empty prompt of target {embeddings.space.target!r} needs a pooled embedding too")
     empty_pooled = null.pooled.expand_as(pooled)
-    return Conditioning(tokens, torch.lerp(empty_pooled, pooled, strength)), Conditioning(empty, empty_pooled)
+    return Conditioning(tokens, torch.lerp(empty_pooled, pooled, sound_strength)), Conditioning(empty, empty_pooled)
 
 
 def null_conditioning(space: TokenSpace) -> Conditioning:
@@ -109,49 +104,6 @@ def null_conditioning(space: TokenSpace) -> Conditioning:
             "`audio2img convert ENCODER NEW --diffusion MODEL`, or give the diffusion model's text encoder (CLIP)"
         )
     return Conditioning(space.null_tokens[None], None if space.null_pooled is None else space.null_pooled[None])
-
-
-def blend(
-    a: Conditioning, b: Conditioning, weight: float, *, mode: str = "linear", null: Conditioning | None = None
-) -> Conditioning:
-    """A conditioning between two.
-
-    Args:
-        a, b: of one width; equal batch, or one of them has a single row. Where their lengths differ, "linear" and
-            "spherical" repeat both to a common length, which changes nothing for cross-attention.
-        weight: 0 gives `a`, 1 gives `b`.
-        mode: "linear"; "spherical" (directions along the great circle, norms linear; Shoemake 1985); or "join"
-            (the tokens of both in one prompt: 0.5 leaves both whole, towards an end the other one fades to the empty
-            prompt, and at the end it is left out).
-        null: the empty prompt [1, T, D] that a fading side of "join" goes to; None = zeros.
-
-    Raises:
-        ValueError: unknown mode, weight outside 0..1, widths or batches that do not fit.
-    """
-    if mode not in BLEND_MODES:
-        raise ValueError(f"blend mode must be one of {', '.join(BLEND_MODES)}, not {mode!r}")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"blend weight must be between 0 and 1, not {weight!r}")
-    _check_widths(a.tokens, b.tokens)
-    if (a.pooled is None) != (b.pooled is None):
-        raise ValueError("one of the two conditionings has a pooled embedding and the other has none")
-    rows = max(len(a.tokens), len(b.tokens))
-    if {len(a.tokens), len(b.tokens)} - {1, rows}:
-        raise ValueError(f"cannot blend batches of {len(a.tokens)} and {len(b.tokens)}: equal, or one of them 1")
-    b = b.to(a.tokens.device, a.tokens.dtype)
-    interpolate = _slerp if mode == "spherical" else torch.lerp
-    pooled = None
-    if a.pooled is not None and b.pooled is not None:
-        pooled = interpolate(*(p.expand(rows, -1) for p in (a.pooled, b.pooled)), weight)
-    if mode == "join":
-        shares = min(1.0, 2 * (1 - weight)), min(1.0, 2 * weight)
-        sides = [_faded(c.tokens, share, null) for c, share in zip((a, b), shares, strict=True) if share > 0]
-        return Conditioning(torch.cat([side.expand(rows, -1, -1) for side in sides], 1), pooled)
-    length = lcm(a.tokens.shape[1], b.tokens.shape[1])
-    if length > _MAX_REPEATS * max(a.tokens.shape[1], b.tokens.shape[1]):
-        raise ValueError(f"cannot blend prompts of {a.tokens.shape[1]} and {b.tokens.shape[1]} tokens: fill both to 77")
-    tokens = [c.tokens.repeat(1, length // c.tokens.shape[1], 1).expand(rows, -1, -1) for c in (a, b)]
-    return Conditioning(interpolate(*tokens, weight), pooled)
 
 
 def to_diffusers(positive: Conditioning, negative: Conditioning) -> dict[str, Tensor]:
@@ -173,45 +125,6 @@ def match_lengths(positive: Conditioning, negative: Conditioning) -> tuple[Condi
     return stretch(positive), stretch(negative)
 
 
-def to_comfy(conditioning: Conditioning) -> list[list[Any]]:
-    """ComfyUI's CONDITIONING: [[tokens [B, T, D], {"pooled_output": [B, P]}]]."""
-    extra = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
-    return [[conditioning.tokens, extra]]
-
-
-def from_comfy(conditioning: list[list[Any]]) -> Conditioning:
-    """The first entry of ComfyUI's CONDITIONING; nothing of it is changed.
-
-    Raises:
-        ValueError: it holds no entry.
-    """
-    if not conditioning:
-        raise ValueError("the CONDITIONING holds no entry")
-    tokens, extra = conditioning[0]
-    return Conditioning(tokens, extra.get("pooled_output"))
-
-
-def blend_comfy(a: list[list[Any]], b: list[list[Any]], weight: float, *, mode: str = "linear") -> list[list[Any]]:
-    """`blend` of ComfyUI's CONDITIONING: each entry of `a` with the first of `b`, as core's own nodes do it.
-
-    What else an entry of `a` says (areas, masks, ControlNets) stays; nothing of either is changed. A pooled embedding
-    that only one of them has is left out where the family has no use for one: ComfyUI's CLIP gives it for every family.
-
-    Raises:
-        ValueError: as `blend` and `from_comfy`.
-    """
-    other = from_comfy(b)
-    from_comfy(a)  # an empty one is refused
-    blended = []
-    for tokens, extra in a:
-        sides = Conditioning(tokens, extra.get("pooled_output")), other
-        if any(side.pooled is None for side in sides) and target_of_width(tokens.shape[-1], pooled=True) is None:
-            sides = tuple(Conditioning(side.tokens) for side in sides)
-        mixed = blend(*sides, weight, mode=mode)
-        blended.append([mixed.tokens, extra if mixed.pooled is None else {**extra, "pooled_output": mixed.pooled}])
-    return blended
-
-
 def _fill(tokens: Tensor, null: Tensor, prepend_bos: bool) -> Tensor:
     """[B, N, D] -> [B, k * 77, D]: BOS in front, the empty prompt's tokens behind."""
     if prepend_bos:
@@ -229,28 +142,12 @@ def _join_windows(tokens: Tensor, clips: tuple[int, ...], null: Tensor) -> Tenso
     return torch.stack([torch.cat(rows + [empty] * (longest - len(rows))) for rows in parts])
 
 
-def _faded(tokens: Tensor, share: float, null: Conditioning | None) -> Tensor:
-    if null is None or share == 1:
-        return tokens * share
-    _check_widths(tokens, null.tokens)
-    empty = null.tokens.to(tokens.device, tokens.dtype)
-    positions = torch.arange(tokens.shape[1], device=tokens.device) % empty.shape[1]
-    return torch.lerp(empty[:, positions].expand_as(tokens), tokens, share)
+def check_widths(a: Tensor, b: Tensor) -> None:
+    """Refuse prompts of different widths.
 
-
-def _slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    ends = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    u, v = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
-    angle = (u * v).sum(-1, keepdim=True).clamp(-1, 1).acos()
-    sine = angle.sin()
-    # Between (anti)parallel vectors, or from nothing, there is no great circle: a straight line then.
-    near = (sine < 1e-4) | (ends[0] * ends[1] == 0)
-    sine = torch.where(near, 1.0, sine)
-    arc = (torch.sin((1 - weight) * angle) * u + torch.sin(weight * angle) * v) / sine
-    return torch.where(near, torch.lerp(a, b, weight), arc * torch.lerp(*ends, weight))
-
-
-def _check_widths(a: Tensor, b: Tensor) -> None:
+    Raises:
+        ValueError: the last dimensions of `a` and `b` differ.
+    """
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(
             f"tokens of width {a.shape[-1]} and of width {b.shape[-1]} belong to different text encoders: "

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .. import mini
 from ..audio.io import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
-from ..conditioning.prompt import Conditioning, blend, condition, null_conditioning, to_diffusers
+from ..conditioning.blend import blend
+from ..conditioning.prompt import Conditioning, condition, null_conditioning, to_diffusers
 from ..conditioning.text import encode_text, null_conditioning_of
 from ..conditioning.zero_shot import Heard, caption_scores, nearest_captions
 from ..devices import diffusion_dtype, encoder_dtype, resolve_device
@@ -251,7 +252,7 @@ class AudioToImagePipeline:
             null = null_conditioning_of(self.diffusion)
         else:
             null = null_conditioning(heard.space)
-        positive, empty = condition(heard, strength=sound_strength, windows=windows, null=null)
+        positive, empty = condition(heard, sound_strength=sound_strength, windows=windows, null=null)
         device = positive.tokens.device
         if prompt:
             text = encode_text(self.diffusion, prompt).to(device)

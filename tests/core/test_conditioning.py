@@ -3,15 +3,9 @@
 import pytest
 import torch
 
-from audio2img_core.conditioning.prompt import (
-    Conditioning,
-    blend,
-    condition,
-    from_comfy,
-    null_conditioning,
-    to_comfy,
-    to_diffusers,
-)
+from audio2img_core.conditioning.blend import blend
+from audio2img_core.conditioning.comfy import from_comfy, to_comfy
+from audio2img_core.conditioning.prompt import Conditioning, condition, null_conditioning, to_diffusers
 from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
 from audio2img_core.targets import TARGETS, check_fits, get_target, target_of_width
 
@@ -58,7 +52,7 @@ def test_prompts_are_filled_to_multiples_of_77(n, length):
 
 def test_strength_is_a_straight_line_from_the_empty_prompt():
     e = heard(target="sdxl")
-    (zero, empty), (one, _), (two, _), (half, _) = (condition(e, strength=s) for s in (0, 1, 2, 0.5))
+    (zero, empty), (one, _), (two, _), (half, _) = (condition(e, sound_strength=s) for s in (0, 1, 2, 0.5))
     assert torch.equal(zero.tokens, empty.tokens) and torch.equal(zero.pooled, empty.pooled)
     torch.testing.assert_close(one.tokens[:, 1:48], e.tokens)
     torch.testing.assert_close(half.tokens, (empty.tokens + one.tokens) / 2)
@@ -93,8 +87,8 @@ def test_condition_refuses():
     with pytest.raises(ValueError, match="windows must be one of average, join, keep"):
         condition(e, windows="first")
     for strength in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="strength"):
-            condition(e, strength=strength)
+        with pytest.raises(ValueError, match="sound_strength"):
+            condition(e, sound_strength=strength)
     bare = AudioEmbeddings(e.tokens, None, e.clips, e.starts, e.durations, TokenSpace("sd21"))
     with pytest.raises(ValueError, match="no empty prompt.*convert"):
         condition(bare)

@@ -14,16 +14,10 @@ from audio2img_core.audio.io import load_audio, load_mono, prepare
 from audio2img_core.audio.mel import MIN_FRAMES
 from audio2img_core.audio.resample import resample
 from audio2img_core.checks import MAX_RATE, MIN_RATE
-from audio2img_core.conditioning.prompt import (
-    BLEND_MODES,
-    Conditioning,
-    blend,
-    condition,
-    from_comfy,
-    match_lengths,
-    to_comfy,
-    to_diffusers,
-)
+from audio2img_core.conditioning.blend import blend
+from audio2img_core.conditioning.comfy import from_comfy, to_comfy
+from audio2img_core.conditioning.modes import BLEND_MODES
+from audio2img_core.conditioning.prompt import Conditioning, condition, match_lengths, to_diffusers
 from audio2img_core.conditioning.schedule import _smooth, keyframes
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
@@ -182,7 +176,7 @@ def test_the_average_of_windows_stays_between_them(embeddings):
     embeddings=heard(), windows=st.sampled_from(["average", "join", "keep"]), strength=st.sampled_from([0.0, 0.5, 1.0])
 )
 def test_a_prompt_is_a_multiple_of_77_tokens_on_the_way_from_the_empty_one(embeddings, windows, strength):
-    positive, negative = condition(embeddings, strength=strength, windows=windows)
+    positive, negative = condition(embeddings, sound_strength=strength, windows=windows)
     full, _ = condition(embeddings, windows=windows)
     assert positive.tokens.shape == negative.tokens.shape and positive.tokens.shape[1] % 77 == 0
     assert len(positive.tokens) == (len(embeddings.tokens) if windows == "keep" else embeddings.num_clips)
