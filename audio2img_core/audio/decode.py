@@ -8,22 +8,20 @@ import itertools
 import logging
 import math
 import os
-import re
-import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import av
 import numpy as np
 
 from ..checks import MAX_RATE, MIN_RATE, one_line
+from .excerpt import MAX_SECONDS_VARIABLE, Excerpt
 
 logger = logging.getLogger(__name__)
 
 ALLOWED = "a sound or video file that FFmpeg can decode (wav, flac, mp3, ogg, opus, m4a, mp4, webm, mkv, ...)"
 
-MAX_SECONDS = 4 * 3600.0  # of sound that is taken from one file where nobody says otherwise
-MAX_SECONDS_VARIABLE = "AUDIO2IMG_MAX_SECONDS"
 _VALUES_PER_SECOND = 2 * 48_000  # with more channels or a higher rate, as many fewer seconds: memory is what counts
 
 _PREROLL = (0.5, 5.0, 30.0)  # seconds to seek before the start, tried in turn: codecs need time to settle
@@ -43,7 +41,7 @@ _SEEKABLE = {
     "ogg": ("vorbis", "opus", "libopus", "flac"),
 }
 # Formats whose header tells the length; elsewhere FFmpeg's duration may be a guess from the bit rate.
-_ANNOUNCING = {"wav", "aiff", "au", "flac", "ape", "wv", "tta", "mov", "matroska", "mp3"}
+_ANNOUNCING = {"aiff", "au", "flac", "ape", "wv", "tta", "mov", "matroska", "mp3"}
 
 
 def open_file(path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack) -> tuple[BinaryIO, str]:
@@ -79,20 +77,58 @@ def open_container(file: BinaryIO, others: list[str]) -> av.container.InputConta
     return av.open(file, "r", options={"protocol_whitelist": "none"}, io_open=refuse, metadata_errors="replace")
 
 
+@contextlib.contextmanager
+def open_audio(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[av.container.InputContainer, av.AudioStream, str]]:
+    """Open a sound file: its container, the audio stream to decode, and the name for messages.
+
+    Raises:
+        OSError: the path cannot be opened.
+        ValueError: FFmpeg fails, there or in the body of the `with`; the file has no sound or refers to other files.
+    """
+    with contextlib.ExitStack() as stack:
+        file, name = open_file(path, stack)
+        others: list[str] = []
+        try:
+            container = stack.enter_context(open_container(file, others))
+            kind = container.format.name.split(",")[0]
+            if kind in _POINTERS:
+                raise ValueError(f"{name} only lists other files (format {kind}); allowed: {ALLOWED}")
+            stream = container.streams.best("audio")
+            if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+                raise ValueError(f"{name} has no audio stream that can be decoded; allowed: {ALLOWED}")
+            yield container, stream, name
+        except av.FFmpegError as error:
+            problem = f"refers to another file, {others[0]!r}" if others else f"cannot be decoded ({error.strerror})"
+            raise ValueError(one_line(f"{name} {problem}; allowed: {ALLOWED}")) from error
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a container says of its sound before anything is decoded."""
+
+    rate: int  # Hz
+    channels: int
+    seconds: float | None  # None = unknown; can be an estimate from the bit rate
+
+
+def probe(path: str | os.PathLike | BinaryIO) -> AudioInfo:
+    """Read rate, channels and duration of a sound file without decoding it.
+
+    Raises:
+        OSError, ValueError: as `open_audio`.
+    """
+    with open_audio(path) as (container, stream, _):
+        codec = stream.codec_context
+        return AudioInfo(codec.sample_rate, codec.channels, _duration(container, stream))
+
+
 class Reader:
     """One open container and its best audio stream; positions are samples since the first decoded one."""
 
-    def __init__(self, container: av.container.InputContainer, file: BinaryIO, name: str) -> None:
-        self.container, self.file, self.name = container, file, name
+    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream, name: str) -> None:
+        self.container, self.stream, self.name = container, stream, name
         self.format = container.format.name.split(",")[0]
-        if self.format in _POINTERS:
-            raise ValueError(f"{name} only lists other files (format {self.format}); allowed: {ALLOWED}")
-        stream = container.streams.best("audio")
-        if stream is None or stream.codec_context is None:
-            raise ValueError(f"{name} has no audio stream that can be decoded; allowed: {ALLOWED}")
-        self.stream = stream
         self.damaged = 0  # packets that could not be decoded
-        self.offset: int | None = None  # of the first packet, in bytes
         frames = self._frames()
         head = list(itertools.islice(frames, _HEAD_FRAMES))
         if not head:
@@ -111,20 +147,19 @@ class Reader:
 
     def read(
         self,
-        start: float,
-        duration: float | None,
+        excerpt: Excerpt,
         *,
         seeking: bool,
         mono: bool = False,
-        max_seconds: float = MAX_SECONDS,
     ) -> Iterator[np.ndarray] | None:
         """Blocks of samples [C, T] float32 of the part asked for; None where seeking does not work.
 
-        `mono` mixes the channels to one as they come, C = 1. More than `max_seconds` (of stereo at 48 kHz; fewer of
-        what takes more memory) is refused: a file of a few kilobytes may hold days of silence.
+        `mono` mixes the channels to one as they come, C = 1. More than the excerpt's limit (of stereo at 48 kHz; fewer
+        of what takes more memory) is refused: a file of a few kilobytes may hold days of silence.
         """
         self.mono = mono
-        self.most = max_seconds * min(1.0, _VALUES_PER_SECOND / (self.rate * (1 if mono else self.channels)))
+        start, duration = excerpt.start, excerpt.duration
+        self.most = excerpt.limit * min(1.0, _VALUES_PER_SECOND / (self.rate * (1 if mono else self.channels)))
         first = round(start * self.rate)
         stop = None if duration is None else first + max(1, round(duration * self.rate))
         if not seeking:
@@ -132,8 +167,8 @@ class Reader:
         codec = self.stream.codec_context.name
         if not codec.startswith(_SEEKABLE.get(self.format, ())):
             return None
-        length = _seconds(self.container.duration, 1 / av.time_base)
-        latest = start if length is None else min(start, length)
+        length = self.container.duration
+        latest = start if length is None else min(start, length / av.time_base)
         for preroll in _PREROLL:
             frames, position = self._seek(max(latest - preroll, 0.0))
             if position is not None and position <= first:
@@ -183,7 +218,6 @@ class Reader:
                 packet = None
             if packet is None:
                 return
-            self.offset = packet.pos if self.offset is None else self.offset
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
@@ -244,43 +278,20 @@ class Reader:
             logger.warning("%s: %d damaged packet(s) left out; decoded up to %.2f s", self.name, self.damaged, seconds)
 
     def _announced_seconds(self) -> float | None:
-        if self.format not in _ANNOUNCING or (self.format == "mp3" and not self._has_mp3_tag()):
+        """The duration by the container; None where it is unknown or FFmpeg's guess from the bit rate or file size."""
+        # Of MP3, FFmpeg tells of an encoder's delay only where it found the tag that counts the frames too.
+        if self.format not in _ANNOUNCING or (self.format == "mp3" and not self.stream.start_time):
             return None
-        if self.format == "wav":
-            return self._wav_seconds() if self.stream.codec_context.name.startswith("pcm_") else None
-        if self.stream.duration is not None:
-            return _seconds(self.stream.duration, self.stream.time_base)
-        with contextlib.suppress(KeyError, ValueError):  # Matroska: the longest stream's, and tags for each
-            hours, minutes, rest = self.stream.metadata["DURATION"].split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + float(rest)
-        return _seconds(self.container.duration, 1 / av.time_base) if len(self.container.streams) == 1 else None
-
-    def _wav_seconds(self) -> float | None:
-        """The length by the header of a RIFF file; FFmpeg tells that of what is there."""
-        self.file.seek(0)
-        if self.file.read(12)[:4] != b"RIFF":
-            return None
-        bytes_per_second = 0
-        while len(header := self.file.read(8)) == 8:
-            kind, size = struct.unpack("<4sI", header)
-            if kind == b"data":  # written to a pipe, a file has 0 or some number near 2 or 4 GiB here
-                return size / bytes_per_second if bytes_per_second and 0 < size < 0x7FFF0000 else None
-            if kind == b"fmt ":
-                bytes_per_second = int.from_bytes(self.file.read(12)[8:], "little")
-                size -= 12
-            self.file.seek(max(size + size % 2, 0), os.SEEK_CUR)
-        return None
-
-    def _has_mp3_tag(self) -> bool:
-        """Whether a Xing, Info or VBRI frame, which counts the frames, stands before the first packet."""
-        size = min(self.offset or 0, 3000)
-        self.file.seek((self.offset or 0) - size)
-        before = self.file.read(size)
-        return re.search(rb"\xff[\xe0-\xff].{7,34}(Xing|Info|VBRI)", before, re.DOTALL) is not None
+        if self.stream.duration is None and len(self.container.streams) > 1:
+            return None  # Matroska's is that of its longest stream
+        return _duration(self.container, self.stream)
 
 
-def _seconds(duration: int | None, time_base: float) -> float | None:
-    return None if duration is None else float(duration * time_base)
+def _duration(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    """Seconds by the stream's header, else by the container's."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
 
 
 def _mean_offset(frames: list[av.AudioFrame], zero: float, tick: float) -> float:

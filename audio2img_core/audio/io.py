@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
@@ -13,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import describe, one_line, sample_rate_of
+from ..checks import describe, sample_rate_of
+from .excerpt import Excerpt
 from .resample import resample, resample_blocks
 
 SAMPLE_RATE = 16_000  # what the encoders expect
@@ -51,13 +50,14 @@ def load_audio(
     """
     if sample_rate is not None:
         sample_rate = sample_rate_of(sample_rate)
-    rate, blocks = _decode(path, start, duration, max_seconds, mono=False)
+    rate, blocks = _decode(path, Excerpt(start, duration, max_seconds), mono=False)
     wanted = rate if sample_rate is None else sample_rate
     return torch.cat(list(resample_blocks(blocks, rate, wanted)), -1), wanted
 
 
 def load_mono(
     path: str | os.PathLike | BinaryIO,
+    excerpt: Excerpt | None = None,
     *,
     start: float = 0.0,
     duration: float | None = None,
@@ -68,11 +68,12 @@ def load_mono(
     The same numbers as `prepare(*load_audio(path, sample_rate=None))`, without ever holding all channels.
     Arguments and errors as of `load_audio`.
     """
-    return torch.cat(list(stream_mono(path, start=start, duration=duration, max_seconds=max_seconds)))
+    return torch.cat(list(stream_mono(path, excerpt or Excerpt(start, duration, max_seconds))))
 
 
 def stream_mono(
     path: str | os.PathLike | BinaryIO,
+    excerpt: Excerpt | None = None,
     *,
     start: float = 0.0,
     duration: float | None = None,
@@ -83,80 +84,38 @@ def stream_mono(
     Hours of sound take no more memory than minutes. Arguments and errors as of `load_audio`; an error in the middle of
     a file comes after the blocks before it.
     """
-    rate, blocks = _decode(path, start, duration, max_seconds, mono=True)
+    rate, blocks = _decode(path, excerpt or Excerpt(start, duration, max_seconds), mono=True)
     for block in resample_blocks(blocks, rate, SAMPLE_RATE):
         yield block[0]
 
 
 def check_part(start: float, duration: float | None) -> None:
-    """Refuse a part of a file that cannot be.
-
-    Raises:
-        ValueError: start is negative or not finite, duration is not above 0 or not finite.
-    """
-    if not (math.isfinite(start) and start >= 0):
-        raise ValueError(f"start must be a finite number of seconds >= 0, not {start!r}")
-    if duration is not None and not (math.isfinite(duration) and duration > 0):
-        raise ValueError(f"duration must be None or a finite number of seconds > 0, not {duration!r}")
+    """Refuse a part of a file that cannot be, as `Excerpt` does."""
+    Excerpt(start, duration)
 
 
-def _most_seconds(given: float | None) -> float:
-    """`max_seconds` as it is given, else the environment's, else the default."""
-    from .decode import MAX_SECONDS, MAX_SECONDS_VARIABLE
-
-    name, value = "max_seconds", given
-    if given is None:
-        name, value = MAX_SECONDS_VARIABLE, os.environ.get(MAX_SECONDS_VARIABLE) or MAX_SECONDS
-    with contextlib.suppress(TypeError, ValueError):
-        if (seconds := float(value)) > 0:
-            return seconds
-    raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
-
-
-def _decode(
-    path: str | os.PathLike | BinaryIO,
-    start: float,
-    duration: float | None,
-    max_seconds: float | None,
-    *,
-    mono: bool,
-) -> tuple[int, Iterator[Tensor]]:
+def _decode(path: str | os.PathLike | BinaryIO, excerpt: Excerpt, *, mono: bool) -> tuple[int, Iterator[Tensor]]:
     """The file's own rate and the part's samples at it, in blocks [C, T]."""
-    check_part(start, duration)
-    decoded = _decoded(path, start, duration, _most_seconds(max_seconds), mono=mono)
+    decoded = _decoded(path, excerpt, mono=mono)
     rate, first = next(decoded)
     return rate, itertools.chain([first], (block for _, block in decoded))
 
 
-def _decoded(
-    path: str | os.PathLike | BinaryIO, start: float, duration: float | None, max_seconds: float, *, mono: bool
-) -> Iterator[tuple[int, Tensor]]:
-    import av  # a tenth of a second, which a ComfyUI that starts need not wait for
+def _decoded(path: str | os.PathLike | BinaryIO, excerpt: Excerpt, *, mono: bool) -> Iterator[tuple[int, Tensor]]:
+    # PyAV takes a tenth of a second to import, which a ComfyUI that starts need not wait for.
+    from .decode import SEEK_FROM, Reader, open_audio
 
-    from .decode import ALLOWED, SEEK_FROM, Reader, open_container, open_file
-
-    with contextlib.ExitStack() as stack:
-        file, name = open_file(path, stack)
-        others: list[str] = []
-        try:
-            for seeking in (True, False) if start >= SEEK_FROM else (False,):
-                file.seek(0)
-                with open_container(file, others) as container:
-                    reader = Reader(container, file, name)
-                    blocks = reader.read(start, duration, seeking=seeking, mono=mono, max_seconds=max_seconds)
-                    if blocks is None:
-                        continue
-                    for samples in blocks:
-                        if not np.isfinite(samples).all():
-                            raise ValueError(f"{name} holds NaN or infinite samples; allowed: finite samples")
-                        yield reader.rate, torch.from_numpy(samples)
-                    return
-        except av.error.FFmpegError as error:
-            if others:
-                raise ValueError(
-                    one_line(f"{name} refers to another file, {others[0]!r}; allowed: {ALLOWED}")
-                ) from error
-            raise ValueError(one_line(f"{name} cannot be decoded ({error.strerror}); allowed: {ALLOWED}")) from error
+    for seeking in (True, False) if excerpt.start >= SEEK_FROM else (False,):
+        with open_audio(path) as (container, stream, name):
+            reader = Reader(container, stream, name)
+            blocks = reader.read(excerpt, seeking=seeking, mono=mono)
+            if blocks is None:
+                continue
+            for samples in blocks:
+                if not np.isfinite(samples).all():
+                    raise ValueError(f"{name} holds NaN or infinite samples; allowed: finite samples")
+                yield reader.rate, torch.from_numpy(samples)
+            return
 
 
 def to_mono(waveform: Tensor) -> Tensor:

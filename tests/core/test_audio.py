@@ -20,8 +20,10 @@ import pytest
 import torch
 
 from audio2img_core.audio import decode as decoding
+from audio2img_core.audio import resample as resampling
+from audio2img_core.audio.decode import probe
+from audio2img_core.audio.excerpt import Excerpt
 from audio2img_core.audio.io import load_audio, load_mono, prepare, read_audio_mapping, resample, stream_mono, to_mono
-from audio2img_core.audio.io import resample as resampling
 from tests.helpers.audio import noise, sine, write_audio
 
 ROOT = Path(__file__).parents[2]
@@ -395,7 +397,7 @@ def test_file_objects_that_will_not_do(tmp_path):
 
 @pytest.mark.parametrize(
     "suffix,options",
-    [(".wav", {}), (".flac", {}), (".mp3", {}), (".mkv", {}), (".mp4", {"movflags": "faststart"})],
+    [(".flac", {}), (".mp3", {}), (".mkv", {}), (".mp4", {"movflags": "faststart"})],
 )
 def test_a_cut_file_gives_what_is_there_and_one_warning(tmp_path, caplog, suffix, options):
     path = write_audio(tmp_path / f"x{suffix}", music(6.0, 16_000, 1), 16_000, options=options)
@@ -413,10 +415,69 @@ def test_a_cut_file_gives_what_is_there_and_one_warning(tmp_path, caplog, suffix
     assert not caplog.records
 
 
-def test_a_cut_ogg_gives_what_is_there(tmp_path):
-    path = write_audio(tmp_path / "x.ogg", music(6.0, 16_000, 2), 16_000)
+@pytest.mark.parametrize("suffix,options", [(".ogg", {}), (".wav", {}), (".mp3", {"write_xing": "0"})])
+def test_a_cut_file_whose_length_ffmpeg_takes_from_what_is_there_gives_no_warning(tmp_path, caplog, suffix, options):
+    path = write_audio(tmp_path / f"x{suffix}", music(6.0, 16_000, 2), 16_000, options=options)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 16_000 < load_audio(path)[0].shape[1] < 5 * 16_000
+    assert not caplog.records
+
+
+def test_the_length_of_a_variable_rate_without_tag_is_not_believed(tmp_path, caplog):
+    content = b""
+    for bit_rate in (32_000, 128_000):  # FFmpeg divides the size by the first frame's rate: 20.5 s
+        file = io.BytesIO()
+        with av.open(file, "w", "mp3", options={"write_xing": "0", "id3v2_version": "0"}) as container:
+            stream = container.add_stream("libmp3lame", rate=16_000, layout="mono")
+            stream.bit_rate = bit_rate
+            frame = av.AudioFrame.from_ndarray(noise(4.0, 16_000)[None].numpy(), format="fltp", layout="mono")
+            frame.sample_rate = 16_000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        content += file.getvalue()
+    path = tmp_path / "x.mp3"
+    path.write_bytes(content)
+    assert probe(path).seconds > 20 and load_audio(path)[0].shape[1] < 9 * 16_000
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("case", FORMATS, ids=_name)
+def test_probe_tells_rate_channels_and_length_without_decoding(tmp_path, monkeypatch, case):
+    suffix, codec, rate, video = case
+    path = write_audio(tmp_path / f"x{suffix}", music(3.0, rate, 2), rate, codec, video=video)
+    monkeypatch.setattr(decoding.Reader, "_frames", lambda self: pytest.fail("decoded"))
+    with open(path, "rb") as file:
+        for found in (probe(path), probe(file)):
+            assert (found.rate, found.channels) == (rate, 2)
+            assert found.seconds == pytest.approx(3.0, abs=0.15)
+
+
+def test_probe_refuses_what_cannot_be_decoded(tmp_path):
+    (tmp_path / "x.wav").write_text("no sound")
+    assert "x.wav cannot be decoded" in refusal(tmp_path / "x.wav", call=probe)
+    assert "no.wav" in refusal(tmp_path / "no.wav", call=probe, error=FileNotFoundError)
+
+
+def test_excerpts_are_checked_when_they_are_made():
+    for name, values in {
+        "start": (-1, math.nan, math.inf, "3", None),
+        "duration": (0, -1, math.nan, math.inf, "3"),
+        "max_seconds": (0, -1, math.nan, "many"),
+    }.items():
+        for value in values:
+            text = refusal(call=Excerpt, **{name: value})
+            assert text.startswith(f"{name} must be ") and repr(value) in text
+
+
+def test_a_part_of_a_part():
+    outer = Excerpt(2.0, 5.0)
+    assert outer.part(Excerpt(), "x") == outer
+    assert outer.part(Excerpt(1.0, 2.0), "x") == Excerpt(3.0, 2.0)
+    assert outer.part(Excerpt(4.0, 9.0, 60.0), "x") == Excerpt(6.0, 1.0, 60.0)
+    assert Excerpt(2.0).part(Excerpt(1.0), "x") == Excerpt(3.0)
+    assert "start 5 s is at or past the end of x, which is read up to 7 s" in refusal(
+        Excerpt(5.0), "x", call=outer.part
+    )
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3", ".m4a", ".webm"])

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 import torch
 
-from audio2img_core.audio.decode import MAX_SECONDS, MAX_SECONDS_VARIABLE
+from audio2img_core.audio.excerpt import MAX_SECONDS, MAX_SECONDS_VARIABLE
 from audio2img_core.audio.io import load_audio, load_mono
 from audio2img_core.cli import main
 from tests.helpers.audio import noise, write_audio, write_silence
