@@ -23,8 +23,8 @@ from audio2img_core import AudioEncoder  # noqa: E402
 from audio2img_core.audio.io import stream_mono  # noqa: E402
 from audio2img_core.devices import encoder_dtype  # noqa: E402
 from benchmarks.encode import Reference, save_random_weights  # noqa: E402
+from benchmarks.generated import noise, write_audio  # noqa: E402
 from benchmarks.paired import machine, paired, write_result  # noqa: E402
-from tests.helpers.audio import noise, write_audio  # noqa: E402
 
 SECONDS, RATE = 3.75, 44_100
 

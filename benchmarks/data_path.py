@@ -19,14 +19,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # librosa's and NumPy's threads, read at their import
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from audio2img_core import log_mel  # noqa: E402
+from benchmarks.generated import noise, write_audio  # noqa: E402
 from benchmarks.paired import machine, paired, write_result  # noqa: E402
-from tests.helpers.audio import noise, write_audio  # noqa: E402
 from training.data.clips import Clip, Source  # noqa: E402
 from training.data.config import DataConfig  # noqa: E402
 from training.data.dataset import ClipDataset, collate  # noqa: E402

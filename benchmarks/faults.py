@@ -30,7 +30,7 @@ from safetensors.torch import load_file  # noqa: E402
 from audio2img_core import AudioEncoder, load_audio  # noqa: E402
 from audio2img_core.encoder.checkpoint import save  # noqa: E402
 from audio2img_core.random_init import make_pair  # noqa: E402
-from tests.helpers.audio import noise, sine, write_audio  # noqa: E402
+from benchmarks.generated import noise, sine, write_audio  # noqa: E402
 from training.cli import main as main_of_training  # noqa: E402
 from training.data.prepare import MANIFEST  # noqa: E402
 from training.loop import fit as _fit  # noqa: E402, F401 - so that it need not be imported again at each start

@@ -1,13 +1,36 @@
-"""Fixtures that several test files share."""
+"""How the tests run, and the fixtures that several test files share."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import pytest
-import torch
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:  # one thread in each, and in the processes that its tests start; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+if WORKER:
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config) -> int:
+    """A worker for each of up to four cores; none for a single file or test, and none where all share one ComfyUI."""
+    paths = {argument.partition("::")[0] for argument in config.args}
+    single = len(paths) == 1 and paths.pop().endswith(".py")
+    if single or config.option.markexpr == "comfyui":
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 @pytest.fixture(autouse=True)

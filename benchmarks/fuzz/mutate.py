@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.helpers.audio import noise, sine, write_audio, write_silence
+from benchmarks.generated import noise, sine, write_audio, write_silence
 
 Mutation = Callable[[random.Random, bytearray], str]
 _ODD = (0, 1, 2, 3, 7, 8, 16, 63, 64, 127, 128, 255, 256, 999, 1000, 8191, 65_535, 65_536, 655_350, 1_536_001)

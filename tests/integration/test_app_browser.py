@@ -1,6 +1,6 @@
 """`audio2img app` as a visitor sees it, driven with Chromium.
 
-Needs `pip install playwright` and a Chromium (Debian's package, or $CHROMIUM). Screenshots go to $SCREENSHOTS, if set;
+Needs a Chromium (Debian's package, or $CHROMIUM). Screenshots go to $SCREENSHOTS, if set;
 `docs/app.jpg` is the one named app-history.
 """
 
@@ -24,7 +24,7 @@ pytest.importorskip("gradio", reason='needs pip install "audio2img[app]"')
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")]
 # A microphone that plays a beep, and no question to the visitor.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
