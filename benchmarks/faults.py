@@ -37,7 +37,7 @@ from training.loop import fit as _fit  # noqa: E402, F401 - so that it need not 
 from training.loop.checkpoints import whole_checkpoints  # noqa: E402
 
 FIT = {
-    "run.target": "sd15", "run.backbone": "tiny", "window.seconds": "1.0", "data.window_seconds": "1.0",
+    "run.target": "sd15", "run.backbone": "tiny", "window.seconds": "1.0",
     "trainer.max_steps": "16", "trainer.per_device_train_batch_size": "4", "trainer.gradient_accumulation_steps": "1",
     "trainer.learning_rate": "1e-3", "trainer.logging_steps": "1", "trainer.eval_steps": "4", "trainer.save_steps": "4",
     "trainer.gradient_checkpointing": "false", "trainer.use_cpu": "true", "run.ema_decay": "0.9",

@@ -53,8 +53,8 @@ HEARD = SECONDS + 0.025  # seconds of a clip that fill the window's frames
 COMMON = 47  # positions that both heads have
 CASES = {  # name: preset, clips of a micro-batch, micro-batches of a step, flags
     "seed": ("seed", 8, 4, {}),
-    "default": ("default", 32, 1, {"data.window_seconds": SECONDS, "head.kind": "conv"}),
-    "default, queries": ("default", 32, 1, {"data.window_seconds": SECONDS, "head.width": 256}),
+    "default": ("default", 32, 1, {"head.kind": "conv"}),
+    "default, queries": ("default", 32, 1, {"head.width": 256}),
 }
 BACKBONE = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
 INITIAL = 0.05  # standard deviation of random weights; the published 0.02 is for a width of 1024

@@ -118,6 +118,8 @@ class FitConfig:
             if not isinstance(values, Mapping):
                 raise ValueError(f"section {name!r} must hold fields, not {values!r}")
             _check_names(values, [f.name for f in fields(section)], f"field of section {name!r}")
+            if name == "data":
+                values = {**values, "window_seconds": _window_seconds(values, parts["run"], parts["window"])}
             kinds = get_type_hints(section)
             try:
                 parts[name] = section(**{key: _as(kinds[key], value) for key, value in values.items()})
@@ -131,6 +133,44 @@ class FitConfig:
     def to_dict(self) -> dict[str, Any]:
         """The form that `from_dict` takes, every field of our own sections included."""
         return {**{name: asdict(getattr(self, name)) for name in SECTIONS}, TRAINER: dict(self.trainer)}
+
+
+def item_seconds(window: WindowConfig) -> float | None:
+    """Length in seconds of the part of a clip that an encoder with this window is trained and evaluated on.
+
+    Returns:
+        The window's length, or None for the whole clip where the features are normalised over it.
+    """
+    return None if window.normalize == "clip" else window.seconds
+
+
+def _window_seconds(data: Mapping[str, Any], run: RunConfig, window: WindowConfig) -> float | None:
+    """`data.window_seconds`, which follows from the encoder; settings files of earlier releases state it.
+
+    Raises:
+        ValueError: the stated value contradicts the encoder.
+        FileNotFoundError: no checkpoint `run.encoder`.
+    """
+    seconds = item_seconds(_checkpoint_window(run.encoder) if run.encoder else window)
+    given = _as(float, data.get("window_seconds", seconds))
+    if given != seconds:
+        encoder = f"the encoder {run.encoder}" if run.encoder else "the encoder (section 'window')"
+        takes = "whole clips (null)" if seconds is None else f"windows of {seconds:g} s"
+        raise ValueError(
+            f"data.window_seconds is {'null' if given is None else given}, but {encoder} takes {takes}: leave it out"
+        )
+    return seconds
+
+
+def _checkpoint_window(name_or_path: str) -> WindowConfig:
+    from transformers import Wav2Vec2BertConfig
+
+    from audio2img_core import mini
+    from audio2img_core.encoder.checkpoint import read_config
+    from audio2img_core.encoder.kardsim import seed_config
+
+    config = read_config(mini.FOLDER / "encoder" if name_or_path == mini.NAME else name_or_path)
+    return (seed_config(name_or_path, config) if isinstance(config, Wav2Vec2BertConfig) else config).window
 
 
 def load_settings(preset: str | None, files: Iterable[str | Path], flags: Mapping[str, str]) -> FitConfig:

@@ -118,7 +118,7 @@ def test_training_data_in_a_store(store, sounds, name):
 
 
 def test_prepare_from_store_to_store_and_train_on_it(store, sounds, tmp_path, capsys):
-    settings = ["--run.data", f"{store}/sounds", "--data.window_seconds", "1", "--run.target", "mini"]
+    settings = ["--run.data", f"{store}/sounds", "--window.seconds", "1", "--run.target", "mini"]
     assert train(["prepare", *settings, "--run.output", f"{store}/ready", "--part-size", "2"]) == 0
     assert capsys.readouterr().out.strip() == f"{store}/ready"
     assert train(["prepare", *settings, "--run.output", str(tmp_path / "ready")]) == 0
@@ -130,7 +130,7 @@ def test_prepare_from_store_to_store_and_train_on_it(store, sounds, tmp_path, ca
     assert addresses.read(f"{store}/ready/skipped.csv").decode().split() == ["key,reason"]
     run = ["--run.data", f"{store}/ready", "--run.eval_data", f"{store}/ready", "--run.teacher", "mini"]
     run += ["--run.target", "mini", "--run.backbone", "tiny", "--run.output", str(tmp_path / "run")]
-    run += ["--trainer.max_steps", "2", "--trainer.per_device_train_batch_size", "2", "--data.window_seconds", "1"]
+    run += ["--trainer.max_steps", "2", "--trainer.per_device_train_batch_size", "2"]
     run += ["--trainer.dataloader_num_workers", "1", "--window.seconds", "1", "--trainer.use_cpu", "true"]
     assert train(["fit", *run]) == 0
     assert (tmp_path / "run" / "encoder.safetensors").is_file()

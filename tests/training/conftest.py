@@ -38,7 +38,6 @@ def flags(sounds, tiny_folders):
             "run.backbone": "tiny",
             "run.output": str(output),
             "window.seconds": "1.0",
-            "data.window_seconds": "1.0",
             "trainer.max_steps": "6",
             "trainer.per_device_train_batch_size": "4",
             "trainer.gradient_accumulation_steps": "1",

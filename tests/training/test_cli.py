@@ -27,7 +27,6 @@ def run(tmp_path_factory, examples, tiny_folders):
     settings = {
         "run": {"target": "sd15", "backbone": "tiny", "licence": "CC0-1.0", "eval_share": 0.4},
         "window": {"seconds": 2.0},
-        "data": {"window_seconds": 2.0},
         "trainer": {"max_steps": 4, "per_device_train_batch_size": 2, "logging_steps": 2, "use_cpu": True},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(settings))

@@ -9,17 +9,18 @@ import yaml
 from audio2img_core import AudioEncoder, AudioToImagePipeline
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.windows import WindowConfig
-from tests.helpers.audio import noise
+from tests.helpers.audio import noise, sine, write_audio
 from training.config import PRESETS, FitConfig, load_settings
+from training.data.config import DataConfig
 from training.data.features import batch_features
 from training.loop.fit import fit
 from training.loop.start import freeze, layered_optimizer
 
 
-@pytest.mark.parametrize(("preset", "window"), [("default", "1.0"), ("seed", "null")])
-def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, preset, window):
+@pytest.mark.parametrize("preset", ["default", "seed"])
+def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, preset):
     output = tmp_path / "run"
-    more = {"data.window_seconds": window, "trainer.max_steps": "12", "trainer.logging_steps": "4"}
+    more = {"trainer.max_steps": "12", "trainer.logging_steps": "4"}
     config = load_settings(preset, [], flags(output, **more))
     trainer = fit(config)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -164,3 +165,48 @@ def test_freezing_and_layer_rates():
     rates = sorted(group["lr"] for group in optimizer.param_groups)
     assert rates == [0.5, 1.0]
     assert layered_optimizer(encoder, arguments, 1.0, set()) is None
+
+
+def test_every_part_of_a_long_clip_trains_a_short_window(flags, tmp_path):
+    """Ten seconds of audio and mini's window of four: the crops fill the window and start anywhere."""
+    (tmp_path / "long").mkdir()
+    loudness = torch.arange(1, 11).repeat_interleave(16000) / 10
+    for i in range(4):
+        write_audio(tmp_path / "long" / f"{i}.wav", sine(10.0, freq=400.0 + i) * loudness, 16000)
+        (tmp_path / "long" / f"{i}.txt").write_text("a tone")
+    data = {"run.data": str(tmp_path / "long"), "run.eval_share": "0.25", "data.gain_db": "0"}
+    model = {"run.encoder": "mini", "run.teacher": "mini", "run.target": "mini"}
+    more = {"trainer.max_steps": "1", "trainer.per_device_train_batch_size": "2"}
+    trainer = fit(load_settings("default", [], flags(tmp_path / "run", **data, **model, **more)))
+    assert trainer.model.config.window.seconds == 4 and trainer.data_config.window_seconds == 4
+    starts = []
+    for epoch in range(8):
+        trainer.train_dataset.set_epoch(epoch)
+        for item in (trainer.train_dataset[i] for i in range(3)):
+            assert item["length"] == DataConfig(window_seconds=4.0).samples
+            starts.append(item["waveform"][:4000].abs().max().item())
+    assert min(starts) < 0.35 * max(starts) and len({round(start, 1) for start in starts}) > 3
+
+
+def test_the_window_is_the_encoders():
+    for preset, more, seconds in (
+        ("default", {}, 10.0),
+        ("default", {"window.seconds": "2", "data.window_seconds": "2"}, 2.0),
+        ("default", {"run.encoder": "mini"}, 4.0),
+        ("default", {"run.encoder": "mini", "data.window_seconds": "4.0"}, 4.0),
+        ("seed", {}, None),
+        ("seed", {"data.window_seconds": "null"}, None),
+    ):
+        config = load_settings(preset, [], more)
+        assert config.data.window_seconds == seconds
+        assert FitConfig.from_dict(config.to_dict()) == config
+    for preset, more, message in (
+        ("default", {"data.window_seconds": "2"}, r"data.window_seconds is 2.0, but .* takes windows of 10 s"),
+        ("default", {"run.encoder": "mini", "data.window_seconds": "10"}, r"the encoder mini takes windows of 4 s"),
+        ("default", {"data.window_seconds": "null"}, r"data.window_seconds is null, but .* takes windows of 10 s"),
+        ("seed", {"data.window_seconds": "3.75"}, r"takes whole clips \(null\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_settings(preset, [], more)
+    with pytest.raises(FileNotFoundError, match="/no/such: no such"):
+        load_settings("default", [], {"run.encoder": "/no/such"})

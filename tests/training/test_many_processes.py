@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from audio2img_core import AudioEncoder
+from audio2img_core.encoder.windows import WindowConfig
 from audio2img_core.random_init import make_encoder
 from training.cli import main
 from training.loop.checkpoints import whole_checkpoints
@@ -27,6 +28,7 @@ STEPS = 8
 def encoder(tmp_path_factory):
     """A tiny encoder without dropout, whose random numbers would differ from process to process."""
     made = make_encoder("sd15", head="query")
+    made.config.window = WindowConfig(seconds=1.0)
     for name in vars(made.config.backbone):
         if "drop" in name:
             setattr(made.config.backbone, name, 0.0)

@@ -82,7 +82,7 @@ def test_a_stopped_prepare_goes_on(folder):
 
 
 def test_fixed_crops_store_their_window_only(folder):
-    prepare(settings(folder, **{"data.random_crop": "false", "data.window_seconds": "1.0"}))
+    prepare(settings(folder, **{"data.random_crop": "false", "window.seconds": "1.0"}))
     assert load_audio(open_source(folder / "out")[0].audio)[0].shape[1] == 16240
 
 

@@ -157,7 +157,7 @@ def test_the_temperature_learns_with_layerwise_rates(flags, tmp_path):
 
 
 def test_a_new_encoder_carries_the_temperature_it_is_trained_with(flags, tmp_path):
-    fit(load_settings("seed", [], flags(tmp_path / "run", **{"trainer.max_steps": "1", "data.window_seconds": "null"})))
+    fit(load_settings("seed", [], flags(tmp_path / "run", **{"trainer.max_steps": "1"})))
     encoder = AudioEncoder.from_pretrained(tmp_path / "run" / "encoder")
     assert encoder.logit_scale.item() == pytest.approx(math.log(1 / 0.15))
 
@@ -180,7 +180,6 @@ def test_checkpointed_activations_give_the_same_losses(flags, tmp_path, preset):
     runs = []
     for kept in ("false", "true"):
         more = {"trainer.gradient_checkpointing": kept, "trainer.max_steps": "2", "trainer.logging_steps": "1"}
-        more |= {"data.window_seconds": "null"} if preset == "seed" else {}
         runs.append(losses(fit(load_settings(preset, [], flags(tmp_path / kept, **more)))))
     assert runs[0] == pytest.approx(runs[1], rel=1e-3)
 

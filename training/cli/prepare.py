@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(
         parser, local="processes of this machine", ray="tar shards", unit="clips of a shard", size=1000
     )
-    add_settings(parser, ["run", "data"], preset="default")
+    add_settings(parser, ["run", "window", "data"], preset="default")
 
 
 def run(arguments: argparse.Namespace) -> int:

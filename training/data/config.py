@@ -14,7 +14,7 @@ from audio2img_core.encoder.windows import WindowConfig
 class DataConfig:
     """What a clip becomes. Each augmentation is off at 0 or False, and in evaluation all but `repeat_pad` are."""
 
-    window_seconds: float | None = 10.0  # length of an item; None = whole clips, for recipes that normalise over them
+    window_seconds: float | None = 10.0  # follows from the encoder's window; None = whole clips, if normalised over
     max_seconds: float = 60.0  # what is decoded at once: whole clips, and those of unknown length, are cut there
     min_seconds: float = 0.1  # shorter clips are bad
     silence_db: float = -80.0  # dB of full scale; a clip whose peak lies below is bad

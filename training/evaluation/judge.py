@@ -13,6 +13,7 @@ from audio2img_core.checks import positive_int
 from audio2img_core.devices import resolve_device
 from audio2img_core.encoder.model import AudioEncoder
 
+from ..config import item_seconds
 from ..data.config import DataConfig
 from ..data.dataset import ClipDataset
 from ..data.features import batch_features
@@ -62,7 +63,7 @@ def judge(
     if not isinstance(teacher, Teacher):
         teacher = Teacher.from_pretrained(teacher, encoder.config.target, device=device)
     window = encoder.config.window
-    config = DataConfig(window_seconds=None if window.normalize == "clip" else window.seconds)
+    config = DataConfig(window_seconds=item_seconds(window))
     with tempfile.TemporaryDirectory() as folder:
         cache = CaptionCache(captions or folder, teacher)
         cache.add(distinct_captions(source))
