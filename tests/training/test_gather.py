@@ -1,6 +1,6 @@
 """Batches joined over ranks: two processes give the gradients of one with the joined batch.
 
-This file is also the program that each rank runs: `python test_gather.py CASE FOLDER`, with RANK set.
+This file is also the program that each rank runs: `python test_gather.py FOLDER`, with RANK set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.loss.alignment import AlignmentLoss, LossConfig
-from training.loss.gather import gather_ids, gather_with_gradients
+from training.loss.gather import gather_rows
 from training.loss.gradcache import chunked
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ class Model(nn.Module):
             audio = self.encoder(sound)
         else:
             audio = chunked(self.encoder, {"input": sound}, self.chunk_size)
-        audio, text, ids = gather_with_gradients(audio), gather_with_gradients(text), gather_ids(caption_ids)
+        audio, text, ids = gather_rows(audio), gather_rows(text), gather_rows(caption_ids)
         return self.loss(audio, text, caption_ids=ids)["loss"]
 
 
@@ -50,7 +50,7 @@ class OwnRows(Model):
     """The other form: a rank's own clips against the gathered captions, in one direction; the captions learn too."""
 
     def forward(self, sound, text, caption_ids):
-        audio, text = self.encoder(sound), gather_with_gradients(self.encoder(text))
+        audio, text = self.encoder(sound), gather_rows(self.encoder(text))
         first = dist.get_rank() * ROWS if dist.is_initialized() else 0
         mine = torch.arange(first, first + len(audio))
         scores = torch.cosine_similarity(audio[:, None], text[None], dim=-1) / self.loss.logit_scale()
@@ -68,11 +68,11 @@ class SplitBank(Model):
         self.bank_ids = torch.tensor([0, 3, *range(100, 105)])  # some are the batch's own
 
     def forward(self, sound, text, caption_ids):
-        audio, text = gather_with_gradients(self.encoder(sound)), gather_with_gradients(text)
+        audio, text = gather_rows(self.encoder(sound)), gather_rows(text)
         mine = slice(dist.get_rank(), None, WORLD) if dist.is_initialized() else slice(None)
         bank = {"bank": self.bank[mine], "bank_ids": self.bank_ids[mine]}
-        bank["bank_join"] = gather_with_gradients if dist.is_initialized() else None
-        return self.loss(audio, text, caption_ids=gather_ids(caption_ids), **bank)["loss"]
+        bank["bank_join"] = gather_rows if dist.is_initialized() else None
+        return self.loss(audio, text, caption_ids=gather_rows(caption_ids), **bank)["loss"]
 
 
 MODELS = {"whole": Model, "chunked": lambda: Model(chunk_size=3), "own rows": OwnRows, "split bank": SplitBank}
@@ -90,34 +90,38 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def rank_main(case: str, folder: Path) -> None:
+def rank_main(folder: Path) -> None:
     rank, store = int(os.environ["RANK"]), (folder / "store").as_uri()
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
-    if case == "training":
-        part = {name: x[rank * ROWS : (rank + 1) * ROWS] for name, x in joined_batch().items()}
-        results = {}
-        for name, make in MODELS.items():
-            model = DistributedDataParallel(make())
-            loss = model(**part)
-            loss.backward()
-            results[name] = {"loss": loss.detach(), **gradients(model)}
-        x = part["sound"].double().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
-        gathered = gather_with_gradients(x)
-        (gathered * (rank + 1)).sum().backward()
-        results["rows"] = {"gathered": gathered.detach(), "gradient": x.grad}
-        results["ids"] = {"gathered": gather_ids(part["caption_ids"])}
-        torch.save(results, folder / f"{rank}.pt")
-    else:
-        with pytest.raises(ValueError, match=r"same number of rows, not \[2, 3\]"):
-            gather_ids(torch.arange(2 + rank))
+    part = {name: x[rank * ROWS : (rank + 1) * ROWS] for name, x in joined_batch().items()}
+    results = {}
+    for name, make in MODELS.items():
+        model = DistributedDataParallel(make())
+        loss = model(**part)
+        loss.backward()
+        results[name] = {"loss": loss.detach(), **gradients(model)}
+    x = part["sound"].double().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    gathered = gather_rows(x)
+    (gathered * (rank + 1)).sum().backward()
+    results["rows"] = {"gathered": gathered.detach(), "gradient": x.grad}
+    y = part["sound"].clone().requires_grad_()
+    weights = joined_batch()["text"].transpose(0, 2).contiguous().transpose(0, 2)  # the gradient's strides
+    (gather_rows(y) * weights).sum().backward()
+    results["strides"] = {"gradient": y.grad}
+    results["ids"] = {"gathered": gather_rows(part["caption_ids"])}
+    try:
+        gather_rows(torch.arange(2 + rank))
+    except ValueError as error:
+        results["unequal"] = str(error)
+    torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
     sys.stderr.flush()
     os._exit(0)  # gloo's threads now and then abort an interpreter that is being taken down: all is written by here
 
 
-def run_ranks(case: str, folder: Path) -> None:
-    """Both ranks of a case, each in its own process."""
-    command = [sys.executable, __file__, case, str(folder)]
+def run_ranks(folder: Path) -> None:
+    """Run `rank_main` in one process for each rank."""
+    command = [sys.executable, __file__, str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ranks = [subprocess.Popen(command, env={**env, "RANK": str(rank)}, stderr=subprocess.PIPE) for rank in range(WORLD)]
     try:
@@ -133,7 +137,7 @@ def run_ranks(case: str, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    run_ranks("training", folder)
+    run_ranks(folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
@@ -158,16 +162,20 @@ def test_rows_and_ids_come_in_the_order_of_the_ranks(two_ranks):
         assert torch.equal(rank["ids"]["gathered"], batch["caption_ids"])
         # rank 0 weighs all rows with 1, rank 1 with 2: a row's gradient is their sum
         assert (rank["rows"]["gradient"] == 3).all()
+    for number, rank in enumerate(two_ranks):  # whatever the strides of the gradient that comes back
+        own = batch["text"][number * ROWS : (number + 1) * ROWS]
+        torch.testing.assert_close(rank["strides"]["gradient"], WORLD * own)
 
 
-def test_unequal_ranks_are_refused(tmp_path):
-    run_ranks("unequal", tmp_path)
+def test_processes_with_different_numbers_of_rows_are_refused(two_ranks):
+    for rank in two_ranks:
+        assert "same number of rows, not [2, 3]" in rank["unequal"]
 
 
 def test_without_a_process_group_it_is_the_identity():
-    x, ids = torch.randn(2, 3, requires_grad=True), torch.arange(2)
-    assert gather_with_gradients(x) is x and gather_ids(ids) is ids
+    x = torch.randn(2, 3, requires_grad=True)
+    assert gather_rows(x) is x
 
 
 if __name__ == "__main__":
-    rank_main(sys.argv[1], Path(sys.argv[2]))
+    rank_main(Path(sys.argv[1]))

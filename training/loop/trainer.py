@@ -29,7 +29,7 @@ from ..data.features import batch_features
 from ..data.skiplog import SkipLog
 from ..evaluation.evaluate import Evaluator
 from ..loss.alignment import AlignmentLoss
-from ..loss.gather import gather_ids, gather_with_gradients
+from ..loss.gather import gather_rows
 from ..teacher.captions import CaptionCache
 from .average import WeightAverage
 from .callbacks import Averaging
@@ -142,7 +142,7 @@ class AlignmentTrainer(Trainer):
         if training and self.args.world_size > 1:
             audio = {name: _gathered(tensor) for name, tensor in audio.items()}
             text = {name: _gathered(tensor) for name, tensor in text.items()}
-            ids = gather_ids(ids)
+            ids = gather_rows(ids)
         bank = self.bank if training or not self.bank else {**self.bank, "bank_join": None}
         parts = self.alignment(**audio, **text, caption_ids=ids, token_norms=self.token_norms, **learned, **bank)
         loss = parts["loss"]
@@ -298,7 +298,7 @@ class AlignmentTrainer(Trainer):
             "bank": self._here(tokens) if tokens.nbytes <= most else tokens,
             "bank_pooled": self._here(self.captions.pooled(rows)),
             "bank_ids": torch.tensor(list(rows)),
-            "bank_join": gather_with_gradients if split > 1 else None,
+            "bank_join": gather_rows if split > 1 else None,
         }
 
     def _here(self, tensor: Tensor | None) -> Tensor | None:
@@ -342,4 +342,4 @@ class Collator:
 
 
 def _gathered(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else gather_with_gradients(tensor)
+    return None if tensor is None else gather_rows(tensor)

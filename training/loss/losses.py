@@ -75,7 +75,7 @@ def sequence_contrastive(
             negatives either; a number that no caption has fills up.
         bank_ids: [M] the same for the bank, which may so hold the batch's own captions too.
         bank_join: the bank is split, and each process has its own part of it and the same batch: what joins [1, ...] of
-            them to [processes, ...], with gradients, as `gather.gather_with_gradients`. None = this is all of it.
+            them to [processes, ...], with gradients, as `gather.gather_rows`. None = this is all of it.
         position_weights: [B, T] or [T], at least 0, of position t of pair i in the mean; None = all equal.
 
     Raises:
