@@ -24,9 +24,10 @@ import torch  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from audio2img_core import log_mel  # noqa: E402
+from audio2img_core.audio.clips import AudioClip  # noqa: E402
 from benchmarks.generated import noise, write_audio  # noqa: E402
 from benchmarks.paired import machine, paired, write_result  # noqa: E402
-from training.data.clips import Clip, Source  # noqa: E402
+from training.data.clips import Source  # noqa: E402
 from training.data.config import DataConfig  # noqa: E402
 from training.data.dataset import ClipDataset, collate  # noqa: E402
 from training.data.reading import read_clip  # noqa: E402
@@ -35,25 +36,25 @@ SECONDS, RATE = 10.0, 44_100
 WINDOWS = (3.75, 10.0)
 
 
-def ours(clips: list[Clip], window: float) -> None:
+def ours(clips: list[AudioClip], window: float) -> None:
     generator, config = torch.Generator().manual_seed(0), DataConfig(window_seconds=window)
     for clip in clips:
         log_mel(read_clip(clip, config, generator)[None])
 
 
-def by_librosa(clips: list[Clip], window: float) -> None:
+def by_librosa(clips: list[AudioClip], window: float) -> None:
     import librosa
 
     _features(clips, window, lambda file: librosa.load(file, sr=16_000)[0])
 
 
-def by_torchcodec(clips: list[Clip], window: float) -> None:
+def by_torchcodec(clips: list[AudioClip], window: float) -> None:
     from torchcodec.decoders import AudioDecoder
 
     _features(clips, window, lambda file: AudioDecoder(file, sample_rate=16_000).get_all_samples().data.mean(0).numpy())
 
 
-def _features(clips: list[Clip], window: float, load) -> None:
+def _features(clips: list[AudioClip], window: float, load) -> None:
     from transformers import SeamlessM4TFeatureExtractor
 
     extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, stride=2)
@@ -64,7 +65,7 @@ def _features(clips: list[Clip], window: float, load) -> None:
         extractor(waveform[first : first + size], sampling_rate=16_000, return_tensors="pt")
 
 
-def seconds_with(clips: list[Clip], workers: int, rounds: int) -> float:
+def seconds_with(clips: list[AudioClip], workers: int, rounds: int) -> float:
     """Seconds of the DataLoader for some rounds of all clips, after one that starts its workers."""
     dataset = ClipDataset(Source("clips", clips), DataConfig(window_seconds=WINDOWS[0]))
     loader = DataLoader(dataset, 8, num_workers=workers, collate_fn=collate, persistent_workers=True)
@@ -90,7 +91,7 @@ def main() -> None:
         for suffix in (".flac", ".mp3"):
             sounds = [noise(2 * SECONDS, RATE, i).reshape(2, -1) for i in range(args.clips)]
             files = [write_audio(Path(folder) / f"{i}{suffix}", sound, RATE) for i, sound in enumerate(sounds)]
-            clips = [Clip(file.name, str(file), ("noise",)) for file in files]
+            clips = [AudioClip(file.name, str(file), ("noise",)) for file in files]
             for name, theirs in ways.items():
                 try:
                     theirs(clips[:1], WINDOWS[0])

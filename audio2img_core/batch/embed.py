@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from ..audio.clips import Sound, tar_sound
+from ..audio.clips import AudioClip, shard_clip
 from ..checks import message
 from ..storage.paths import read, write
 from .jobs import Job, Part, Problem, Report
@@ -20,7 +20,7 @@ from .store import METADATA_KEY, fingerprint, tensors_of
 
 if TYPE_CHECKING:
     from ..encoder.model import AudioEncoder
-    from ..storage.tars import Sample
+    from ..storage.shards import Sample
 
 _MOST_SAMPLES = 64 * 2**20  # of all sounds of a part that are decoded ahead of the encoder: 256 MB, over an hour
 _HEADER = 2**16  # bytes read at first: most headers are shorter
@@ -31,14 +31,14 @@ _LONGEST_HEADER = 100_000_000  # safetensors' own limit
 class Loaded:
     """A sound that was read."""
 
-    sound: Sound
+    sound: AudioClip
     waveform: np.ndarray | None = None  # [T] float32, mono, 16 kHz; None = too much to hold: decode it while encoding
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class EncodeJob(Job):
-    """Sounds to `PATH/tokens` [W, N, D] and `PATH/pooled` [W, P] in parts, as an `EmbeddingStore` writes them."""
+    """AudioClips to `PATH/tokens` [W, N, D] and `PATH/pooled` [W, P] in parts, as an `EmbeddingStore` writes them."""
 
     output: str
     encoder: str  # folder, file or hub id, which all machines must see
@@ -57,15 +57,15 @@ class EncodeJob(Job):
         """Unless it was told another device."""
         return self.device is None or self.device.startswith("cuda")
 
-    def key(self, item: Sound) -> str:
+    def key(self, item: AudioClip) -> str:
         """The sound's."""
         return item.key
 
-    def item(self, sample: Sample, shard: str) -> Sound:
+    def item(self, sample: Sample, shard: str) -> AudioClip:
         """The sample's sound."""
-        return tar_sound(sample, shard)
+        return shard_clip(sample, shard)
 
-    def load(self, items: Sequence[Sound]) -> list[Loaded]:
+    def load(self, items: Sequence[AudioClip]) -> list[Loaded]:
         """Decode sounds, as many as a part may hold; those beyond are decoded while they are encoded."""
         loaded, room = [], _MOST_SAMPLES
         for sound in items:
@@ -110,7 +110,7 @@ class EncodeJob(Job):
         """The sound, and where its windows begin."""
         return {"sound": key, "starts": entry["starts"], "durations": entry["durations"]}
 
-    def _decoded(self, sound: Sound, room: int) -> np.ndarray | None:
+    def _decoded(self, sound: AudioClip, room: int) -> np.ndarray | None:
         blocks = []
         for block in sound.blocks(self.settings["start"], self.settings["duration"]):
             room -= len(block)
@@ -173,6 +173,6 @@ def load_encoder(name: str, *, device: str | None = None, dtype: str | None = No
     return AudioEncoder.from_pretrained(name, dtype=encoder_dtype(on, name, dtype)).to(on)
 
 
-def _without_content(sound: Sound) -> Sound:
+def _without_content(sound: AudioClip) -> AudioClip:
     """What need not be sent along once it is decoded."""
-    return Sound(sound.key, b"") if isinstance(sound.audio, bytes) else sound
+    return AudioClip(sound.key, b"") if isinstance(sound.audio, bytes) else sound

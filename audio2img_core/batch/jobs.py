@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from ..checks import first_line, message
 from ..storage.paths import base_name, files_below, joined, write
-from ..storage.tars import DamagedShard, Sample, read_shard
+from ..storage.shards import DamagedShard, Sample, read_shard
 
 INDEX = "index.jsonl"
 """Written when all is done: a line for each thing, with the part that holds it."""

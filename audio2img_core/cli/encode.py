@@ -7,11 +7,12 @@ import os
 import sys
 from pathlib import Path, PurePath
 
+from ..audio.clips import find_audio
 from ..checks import message
-from ..storage.files import check_writable, find_sounds
-from ..storage.manifests import table_kind
-from ..storage.paths import absolute, base_name, is_address
-from ..storage.tars import is_tar
+from ..storage.files import check_writable
+from ..storage.manifests import manifest_kind
+from ..storage.paths import absolute, base_name, is_url
+from ..storage.shards import is_tar
 from .common import MINI, add_cut_arguments, add_device_arguments, add_engine_arguments, progress, quiet_libraries
 
 _OTHER_FILES = (".npz", ".npy", ".pt", ".pth", ".bin", ".json", ".jsonl", ".csv", ".parquet", ".h5", ".pkl", ".tar")
@@ -50,13 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
     check_part(arguments.start, arguments.duration)
     suffix = PurePath(base_name(arguments.output)).suffix.lower()
     one_file = suffix == ".safetensors"
-    if (one_file and (is_address(arguments.output) or arguments.engine == "ray")) or suffix in _OTHER_FILES:
+    if (one_file and (is_url(arguments.output) or arguments.engine == "ray")) or suffix in _OTHER_FILES:
         raise ValueError(
             f"{arguments.output}: embeddings go to one local .safetensors file or in parts, as by the engine ray, to "
             "a folder or an address"
         )
     if one_file:
-        many = [name for name in arguments.inputs if is_address(name) or is_tar(name) or table_kind(name)]
+        many = [name for name in arguments.inputs if is_url(name) or is_tar(name) or manifest_kind(name)]
         if many:
             raise ValueError(f"{many[0]}: addresses, manifests and tar shards are encoded into parts: -o FOLDER")
         return _to_file(arguments)
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _to_file(arguments: argparse.Namespace) -> int:
-    sounds = find_sounds(arguments.inputs)
+    sounds = find_audio(arguments.inputs)
     output = Path(arguments.output)
     check_writable(output.parent)
     quiet_libraries()
@@ -94,10 +95,10 @@ def _to_file(arguments: argparse.Namespace) -> int:
 
 
 def _to_parts(arguments: argparse.Namespace) -> int:
-    from ..audio.clips import list_sounds
+    from ..audio.clips import list_clips
 
-    sounds, shards = list_sounds(arguments.inputs)
-    if not is_address(arguments.output):
+    sounds, shards = list_clips(arguments.inputs)
+    if not is_url(arguments.output):
         check_writable(arguments.output)
     quiet_libraries()
     from ..batch.embed import EncodeJob, load_encoder

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..audio.clips import find_audio
 from ..checks import message
 from ..generation.png import open_image, write_picture
-from ..storage.files import check_writable, find_sounds, free_name
+from ..storage.files import check_writable, free_name
 from .common import (
     MINI,
     add_cut_arguments,
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw each sound; a sound that cannot be read is reported and the others go on."""
     from ..audio.io import check_part
 
-    sounds = find_sounds(arguments.inputs)
+    sounds = find_audio(arguments.inputs)
     output = Path(arguments.output)
     check_part(arguments.start, arguments.duration)
     single = output.suffix.lower() == ".png" and not output.is_dir()

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..storage.files import check_writable, find_sounds, whole_file
+from ..audio.clips import find_audio
+from ..storage.files import check_writable, whole_file
 from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
 
 HELP = "Say which captions fit a sound."
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..conditioning.zero_shot import read_captions, say_heard
     from ..plots import draw_scores, draw_spectrogram
 
-    sounds = find_sounds(arguments.inputs)
+    sounds = find_audio(arguments.inputs)
     pictures = [Path(path) for path in (arguments.bars, arguments.spectrogram) if path]
     if pictures and len(sounds) > 1:
         raise ValueError(f"--bars and --spectrogram draw a single sound, not {len(sounds)}")

@@ -1,4 +1,4 @@
-"""Files in and out: finding sounds, writing whole files or none."""
+"""Local files: walking folders, and writing files that are complete or not there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..checks import first_line
@@ -16,31 +16,6 @@ AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff")
     + (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 )
-
-
-def find_sounds(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Files as they are named, folders replaced by the sounds and videos below them in the order of their names.
-
-    Raises:
-        FileNotFoundError: one does not exist. ValueError: a folder holds no sound.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            if not path.exists():
-                raise FileNotFoundError(f"{path}: no such file")
-            found.append(path)
-            continue
-        below = [p for p in walk_files(path, follow_links=True) if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
-        if not below:
-            raise no_sound(path)
-        found += below
-    return list(dict.fromkeys(found))
-
-
-def no_sound(folder: str | os.PathLike[str]) -> ValueError:
-    """The error of a folder in which there is no sound."""
-    return ValueError(f"{folder}: no sound in this folder; looked for {' '.join(sorted(AUDIO_SUFFIXES))}")
 
 
 @contextlib.contextmanager

@@ -16,24 +16,22 @@ from .paths import base_name, opened, read
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """Suffix -> kind of manifest."""
-AUDIO_COLUMNS = ("audio", "file_name")
-"""Names of the column with the sounds; the second is that of the metadata files of Hugging Face's audio folders."""
 
 Rows = Iterable[tuple[int, Mapping[str, Any]]]
 
 
-def table_kind(name: str) -> str | None:
+def manifest_kind(name: str) -> str | None:
     """The kind of manifest by its suffix; None = no manifest."""
     return KINDS.get(PurePath(base_name(name)).suffix.lower())
 
 
-def read_table(name: str) -> tuple[Rows, list[str]]:
+def read_manifest(name: str) -> tuple[Rows, list[str]]:
     """Rows with their numbers in the file, and the names of the columns.
 
     Raises:
         ValueError: it is not what its suffix says. OSError, ImportError: it cannot be read.
     """
-    return {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[table_kind(name)](name)
+    return {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[manifest_kind(name)](name)
 
 
 def span(start: object, end: object) -> tuple[float, float | None]:
@@ -55,7 +53,7 @@ def span(start: object, end: object) -> tuple[float, float | None]:
     return begin, None if seconds[1] == math.inf else seconds[1]
 
 
-def part_name(audio: str, start: float, end: float | None) -> str:
+def span_name(audio: str, start: float, end: float | None) -> str:
     """What a part of a sound is called: the sound's own name where it is all of it."""
     return audio if start == 0 and end is None else f"{audio}@{start}-{'' if end is None else end}"
 

@@ -21,36 +21,36 @@ _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C
 _FLAT = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "hf"))
 
 
-def is_address(name: object) -> bool:
+def is_url(name: object) -> bool:
     """Whether this is an address with a protocol; a path otherwise."""
     return isinstance(name, str) and _PROTOCOL.match(name) is not None
 
 
 def joined(folder: str, name: str) -> str:
     """A file's address in a folder."""
-    return f"{folder.rstrip('/')}/{name}" if is_address(folder) else os.path.join(folder, name)
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
 
 
 def base_name(name: str) -> str:
     """The last part of a path or address."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if is_address(name) else os.path.basename(name)
+    return name.rstrip("/").rsplit("/", 1)[-1] if is_url(name) else os.path.basename(name)
 
 
 def beside(file: str, other: str) -> str:
     """What a file calls `other`: an address, a name relative to the file's folder or, of a local file, any path."""
-    if is_address(other):
+    if is_url(other):
         return other
-    return f"{file.rsplit('/', 1)[0]}/{other}" if is_address(file) else str(Path(file).parent / other)
+    return f"{file.rsplit('/', 1)[0]}/{other}" if is_url(file) else str(Path(file).parent / other)
 
 
 def absolute(name: str) -> str:
     """A path as other processes understand it; an address as it is."""
-    return name if is_address(name) else os.path.abspath(name)
+    return name if is_url(name) else os.path.abspath(name)
 
 
 def below(file: str, folder: str) -> str:
     """The name of a file relative to a folder above it, with slashes."""
-    if is_address(folder):
+    if is_url(folder):
         return file[len(folder.rstrip("/")) :].lstrip("/")
     return Path(file).relative_to(folder).as_posix()
 
@@ -62,7 +62,7 @@ def opened(name: str) -> Iterator[BinaryIO]:
     Raises:
         OSError, ValueError, ImportError: one line that names the address.
     """
-    if not is_address(name):
+    if not is_url(name):
         with open(name, "rb") as file:
             yield file
         return
@@ -79,7 +79,7 @@ def read(name: str, first: int = 0, last: int | None = None) -> bytes:
     Raises:
         OSError, ValueError, ImportError: as `opened`.
     """
-    if not is_address(name):
+    if not is_url(name):
         with open(name, "rb") as file:
             file.seek(first)
             return file.read(-1 if last is None else max(last - first, 0))
@@ -94,7 +94,7 @@ def write(name: str, content: bytes) -> None:
     Raises:
         OSError, ValueError, ImportError: as `opened`.
     """
-    if not is_address(name):
+    if not is_url(name):
         with whole_file(name) as partial:
             partial.write_bytes(content)
         return
@@ -118,7 +118,7 @@ def kind(name: str) -> str | None:
     Raises:
         OSError, ValueError, ImportError: as `opened`.
     """
-    if not is_address(name):
+    if not is_url(name):
         return "folder" if os.path.isdir(name) else "file" if os.path.exists(name) else None
     with _asking(name):
         system, path = _filesystem(name)
@@ -132,7 +132,7 @@ def files_below(folder: str) -> list[str]:
     Raises:
         OSError, ValueError, ImportError: as `opened`.
     """
-    if not is_address(folder):
+    if not is_url(folder):
         return [str(path) for path in walk_files(folder, follow_links=True)]
     with _asking(folder):
         system, path = _filesystem(folder)
@@ -148,7 +148,7 @@ def matching(pattern: str) -> list[str]:
     Raises:
         OSError, ValueError, ImportError: as `opened`.
     """
-    if not is_address(pattern):
+    if not is_url(pattern):
         import glob
 
         return sorted(glob.glob(pattern))
@@ -166,7 +166,7 @@ def absent(names: list[str]) -> list[str]:
     Raises:
         OSError, ValueError, ImportError: as `opened`.
     """
-    if not names or not is_address(names[0]):
+    if not names or not is_url(names[0]):
         return [name for name in names if not os.path.isfile(name)]
     with _asking(names[0]):
         system, _ = _filesystem(names[0])

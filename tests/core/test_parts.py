@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audio2img_core.audio.clips import list_sounds
+from audio2img_core.audio.clips import list_clips
 from audio2img_core.batch import jobs as parts
 from audio2img_core.batch import settings_of
 from audio2img_core.batch.embed import EncodeJob, load_encoder
@@ -111,7 +111,7 @@ def test_a_run_that_dies_between_parts_is_gone_on_with(sounds, tmp_path):
     encoder = load_encoder("mini")
     settings = settings_of(encoder, start=0.0, duration=None, average=False)
     job = EncodeJob(str(tmp_path / "out"), "mini", settings, size=2)
-    wanted, _ = list_sounds([str(sounds)])
+    wanted, _ = list_clips([str(sounds)])
     tasks, _ = Folder(job).tasks(wanted, [])
     assert [len(task.items) for task in tasks] == [2, 2, 2, 2]
     reports = run_local(job, tasks)
@@ -126,7 +126,7 @@ def test_a_run_that_dies_between_parts_is_gone_on_with(sounds, tmp_path):
 def test_the_same_part_twice_is_the_same_file(sounds, tmp_path):
     encoder = load_encoder("mini")
     job = EncodeJob(str(tmp_path), "mini", settings_of(encoder, start=0.0, duration=None, average=False), size=8)
-    wanted, _ = list_sounds([str(sounds)])
+    wanted, _ = list_clips([str(sounds)])
     write = job.worker()
     contents = []
     for _ in range(2):
@@ -251,7 +251,7 @@ def test_parts_of_other_settings_and_strange_files_are_refused(sounds, tmp_path,
 
 
 def test_a_tables_sounds_and_a_folder_are_listed_once(sounds):
-    listed, shards = list_sounds([str(sounds), str(sounds / "1.wav"), str(sounds)])
+    listed, shards = list_clips([str(sounds), str(sounds / "1.wav"), str(sounds)])
     assert len(listed) == 8 and not shards
 
 
@@ -304,4 +304,4 @@ def test_a_name_that_is_no_text_is_one_bad_sound(sounds, tmp_path):
 
 def test_one_shard_by_two_names_is_encoded_once(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(shards)
-    assert list_sounds(["x-000.tar", "./x-000.tar", str(shards / "x-000.tar")])[1] == [str(shards / "x-000.tar")]
+    assert list_clips(["x-000.tar", "./x-000.tar", str(shards / "x-000.tar")])[1] == [str(shards / "x-000.tar")]

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from audio2img_core.audio.clips import AudioClip
 from tests.helpers.audio import noise, sine, write_audio
-from training.data.clips import Clip, Source
+from training.data.clips import Source
 from training.data.config import DataConfig
 from training.data.dataset import ClipDataset, acoustics, seeded
 
@@ -76,7 +77,7 @@ def test_a_codec_keeps_length_and_sound():
 
 @pytest.mark.parametrize("change", ["speed", "eq_db", "room_probability", "noise_probability", "codec_probability"])
 def test_each_is_switched_by_its_field_and_only_in_training(tmp_path, change):
-    clip = Clip("a", str(write_audio(tmp_path / "a.wav", noise(1.5), RATE)), ("x",))
+    clip = AudioClip("a", str(write_audio(tmp_path / "a.wav", noise(1.5), RATE)), ("x",))
     plain = {"window_seconds": 1.0, "random_crop": False, "gain_db": 0.0}
     config = DataConfig(**plain, **{change: 0.5 if change == "speed" else 1.0})
     source = Source("clips", [clip])

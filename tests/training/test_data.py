@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from audio2img_core.audio.clips import AudioClip
 from audio2img_core.audio.mel import num_frames
 from tests.helpers.audio import noise, sine, write_audio
-from training.data.clips import Clip, Source
+from training.data.clips import Source
 from training.data.config import DataConfig
 from training.data.dataset import ClipDataset, ClipStream, clip_items, collate, seeded
 from training.data.reading import read_clip
@@ -39,21 +40,21 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def good(folder: Path, count: int = 12) -> list[Clip]:
-    return [Clip(f"good{i}", str(folder / f"good{i}.wav"), (f"text {i}", f"also {i}")) for i in range(count)]
+def good(folder: Path, count: int = 12) -> list[AudioClip]:
+    return [AudioClip(f"good{i}", str(folder / f"good{i}.wav"), (f"text {i}", f"also {i}")) for i in range(count)]
 
 
-def bad(folder: Path) -> list[Clip]:
+def bad(folder: Path) -> list[AudioClip]:
     return [
-        Clip("short", str(folder / "short.wav"), ("x",)),
-        Clip("silent", str(folder / "silent.flac"), ("x",)),
-        Clip("broken", str(folder / "broken.mp3"), ("x",)),
-        Clip("broken bytes", b"RIFF oh no", ("x",)),
-        Clip("empty", str(folder / "empty.wav"), ("x",)),
-        Clip("gone", str(folder / "gone.wav"), ("x",)),
-        Clip("mute", str(folder / "good0.wav"), ()),
-        Clip("listed", "", ("x",), problem="no audio"),
-        Clip("past", str(folder / "good0.wav"), ("x",), start=9.0),
+        AudioClip("short", str(folder / "short.wav"), ("x",)),
+        AudioClip("silent", str(folder / "silent.flac"), ("x",)),
+        AudioClip("broken", str(folder / "broken.mp3"), ("x",)),
+        AudioClip("broken bytes", b"RIFF oh no", ("x",)),
+        AudioClip("empty", str(folder / "empty.wav"), ("x",)),
+        AudioClip("gone", str(folder / "gone.wav"), ("x",)),
+        AudioClip("mute", str(folder / "good0.wav"), ()),
+        AudioClip("listed", "", ("x",), problem="no audio"),
+        AudioClip("past", str(folder / "good0.wav"), ("x",), start=9.0),
     ]
 
 
@@ -107,7 +108,7 @@ def test_item_of_a_long_clip(folder):
 
 
 def test_short_clips_are_filled_with_zeros_or_repeated(folder):
-    clip = Clip("part", str(folder / "good0.wav"), ("x",), start=0.5, end=0.75)
+    clip = AudioClip("part", str(folder / "good0.wav"), ("x",), start=0.5, end=0.75)
     padded = ClipDataset(Source("clips", [clip]), PLAIN)[0]
     assert padded["length"] == 4000 and not padded["waveform"][4000:].any()
     assert torch.allclose(padded["waveform"][:4000], noise(2.5)[8000:12000], atol=1e-4)
@@ -119,7 +120,10 @@ def test_short_clips_are_filled_with_zeros_or_repeated(folder):
 
 def test_whole_clips_where_there_is_no_window(folder):
     config = DataConfig(window_seconds=None, max_seconds=2.0, gain_db=0.0)
-    parts = [Clip("long", str(folder / "good0.wav"), ("x",)), Clip("half", str(folder / "good1.wav"), ("y",), end=0.5)]
+    parts = [
+        AudioClip("long", str(folder / "good0.wav"), ("x",)),
+        AudioClip("half", str(folder / "good1.wav"), ("y",), end=0.5),
+    ]
     batch = collate([ClipDataset(Source("clips", parts), config)[index] for index in range(2)])
     assert batch["lengths"].tolist() == [32_000, 8_000] and batch["waveform"].shape == (2, 32_000)
     assert torch.allclose(batch["waveform"][0], noise(2.5)[:32_000], atol=1e-4)
@@ -128,7 +132,7 @@ def test_whole_clips_where_there_is_no_window(folder):
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg", ".m4a"])
 def test_random_crop_decodes_from_anywhere(suffix, tmp_path):
     ramp = torch.linspace(0.05, 0.9, 80_000) * sine(5.0, freq=1000.0) * 2  # louder and louder: tells the place
-    clip = Clip("ramp", str(write_audio(tmp_path / f"ramp{suffix}", ramp, 16_000)), ("x",))
+    clip = AudioClip("ramp", str(write_audio(tmp_path / f"ramp{suffix}", ramp, 16_000)), ("x",))
     config = DataConfig(window_seconds=1.0, gain_db=0.0)
     places = []
     for index in range(30):
@@ -139,8 +143,8 @@ def test_random_crop_decodes_from_anywhere(suffix, tmp_path):
 
 
 def test_balance_shows_rare_captions_as_often_as_common_ones(folder):
-    clips = [Clip(f"c{i}", str(folder / "good0.wav"), ("common",)) for i in range(9)]
-    clips.append(Clip("r", str(folder / "good1.wav"), ("rare", "seldom")))
+    clips = [AudioClip(f"c{i}", str(folder / "good0.wav"), ("common",)) for i in range(9)]
+    clips.append(AudioClip("r", str(folder / "good1.wav"), ("rare", "seldom")))
     shares = {}
     for balance in (0.0, 0.5, 1.0):
         config = DataConfig(window_seconds=0.1, balance=balance)
@@ -179,7 +183,7 @@ def test_crop_of_unknown_length_comes_from_the_whole(folder, monkeypatch):
 
 def test_silent_beginning_gives_way_to_the_sound(tmp_path):
     path = write_audio(tmp_path / "late.wav", torch.cat([torch.zeros(60_000), sine(1.0)]), 16_000)
-    item = ClipDataset(Source("clips", [Clip("late", str(path), ("x",))]), PLAIN, training=False)[0]
+    item = ClipDataset(Source("clips", [AudioClip("late", str(path), ("x",))]), PLAIN, training=False)[0]
     assert item["length"] == SIZE and item["waveform"].abs().max() > 0.4
 
 
@@ -274,7 +278,7 @@ def test_mixing_joins_the_captions(folder):
 
 
 def test_no_clip_is_mixed_with_its_own_caption(folder):
-    clips = [Clip(str(i), str(folder / f"good{i}.wav"), ("the same",)) for i in range(3)]
+    clips = [AudioClip(str(i), str(folder / f"good{i}.wav"), ("the same",)) for i in range(3)]
     made = epochs(Source("clips", clips), DataConfig(window_seconds=1.0, mix_probability=1.0))
     assert {item["caption"] for item in made} == {"the same"}
 

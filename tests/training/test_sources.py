@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from audio2img_core.audio.clips import AudioClip, clean_captions
 from tests.helpers.audio import noise, sine, write_audio
-from training.data.clips import Clip, clean_captions
 from training.data.hub_datasets import seed_caption, seed_labels
 from training.data.sources import distinct_captions, hold_out, open_source
 
@@ -69,7 +69,7 @@ def test_folder_with_captions_beside_the_sounds(sounds, tmp_path):
     source = open_source(tmp_path)
     assert not source.streaming and len(source) == 3
     clips = {clip.key: clip for clip in source}
-    assert clips["more/dog.wav"] == Clip(
+    assert clips["more/dog.wav"] == AudioClip(
         "more/dog.wav", str(tmp_path / "more" / "dog.wav"), ("a dog barks", "a dog"), 0.0, None, ""
     )
     assert clips["more/cat.flac"].captions == ()
@@ -187,7 +187,7 @@ def test_dataset_folder_keeps_sounds_undecoded(sounds, tmp_path):
     data = dataset_of(sounds, caption=["a dog", "a cat", None]).cast_column("audio", datasets.Audio())
     data.save_to_disk(str(tmp_path / "set"))
     source = open_source(tmp_path / "set")
-    assert source[0] == Clip("row 0 dog.wav", sounds["dog.wav"].read_bytes(), ("a dog",))
+    assert source[0] == AudioClip("row 0 dog.wav", sounds["dog.wav"].read_bytes(), ("a dog",))
     assert [clip.captions for clip in source] == list(source.captions()) == [("a dog",), ("a cat",), ()]
 
 
@@ -232,7 +232,7 @@ def test_dataset_rows_without_sound(sounds, tmp_path):
     data.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(str(tmp_path / "set"))
     source = open_source(tmp_path / "set")
     assert source[0].problem == "no audio"
-    assert source[1] == Clip("row 1 dog.wav", sounds["dog.wav"].read_bytes(), ("b",))
+    assert source[1] == AudioClip("row 1 dog.wav", sounds["dog.wav"].read_bytes(), ("b",))
 
 
 def test_dataset_folder_of_parquet_and_parquet_with_sounds(sounds, tmp_path):
@@ -300,7 +300,7 @@ def test_tar_shards_stream(shards, sounds):
     assert source.streaming and len(source.shards) == 5
     clips = list(source)
     assert len(clips) == 20
-    assert clips[0] == Clip("train-000.tar/d/0-0", sounds["dog.wav"].read_bytes(), ("clip 0 0", "again"))
+    assert clips[0] == AudioClip("train-000.tar/d/0-0", sounds["dog.wav"].read_bytes(), ("clip 0 0", "again"))
     assert len(distinct_captions(source)) == 21
     with pytest.raises(TypeError, match="streamed"):
         len(source)

@@ -9,17 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from audio2img_core.audio.clips import AudioClip
 from audio2img_core.batch.jobs import Job, Part, Report
 from audio2img_core.storage.paths import read, write
 
-from .clips import Clip, Source
+from .clips import Source
 from .config import DataConfig
 from .flac import flac_bytes
 from .reading import try_clip
-from .shards import tar_clip
+from .shards import captioned
 
 if TYPE_CHECKING:
-    from audio2img_core.storage.tars import Sample
+    from audio2img_core.storage.shards import Sample
 
 _HEADER = ".part.json"
 """First member of a shard, hidden from those who read clips: what the shard says of itself."""
@@ -53,15 +54,15 @@ class PrepareJob(Job):
     entries: ClassVar[str] = "clips"
     heavy: ClassVar[bool] = False
 
-    def key(self, item: Clip | int) -> str:
+    def key(self, item: AudioClip | int) -> str:
         """The clip's key, or its index as text."""
         return str(item) if isinstance(item, int) else item.key
 
-    def item(self, sample: Sample, shard: str) -> Clip:
+    def item(self, sample: Sample, shard: str) -> AudioClip:
         """The sample's clip."""
-        return tar_clip(sample, shard)
+        return captioned(sample, shard)
 
-    def load(self, items: Sequence[Clip | int]) -> list[Loaded]:
+    def load(self, items: Sequence[AudioClip | int]) -> list[Loaded]:
         """Decode and cut clips."""
         return [self._loaded(item) for item in items]
 
@@ -84,7 +85,7 @@ class PrepareJob(Job):
         """The clip and its captions."""
         return {"clip": key, "captions": entry}
 
-    def _loaded(self, item: Clip | int) -> Loaded:
+    def _loaded(self, item: AudioClip | int) -> Loaded:
         clip = self.source[item] if isinstance(item, int) else item
         waveform, problem = try_clip(clip, self.cut)
         flac = b"" if waveform is None else flac_bytes(waveform)

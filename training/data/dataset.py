@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from audio2img_core.audio.clips import AudioClip
+
 from . import acoustics
 from .augment import gain, mix, repeat_pad
-from .clips import Clip, Source
+from .clips import Source
 from .config import DataConfig
 from .reading import try_clip
 from .shards import TarSource
@@ -57,7 +59,7 @@ class ClipDataset(Dataset):
             partner = tries.sound(self._another(generator), self.config, generator)
         return _item(sound, partner, self.config, generator, tries)
 
-    def _another(self, generator: torch.Generator) -> Clip:
+    def _another(self, generator: torch.Generator) -> AudioClip:
         if self._shares is None:
             return self.source[int(torch.randint(len(self.source), (), generator=generator))]
         draw = torch.rand((), dtype=torch.float64, generator=generator)
@@ -128,7 +130,7 @@ class ClipStream(IterableDataset):
         elif tries.count:
             yield _item(None, None, self.config, None, tries)
 
-    def _clips(self, epoch: int) -> Iterator[Clip]:
+    def _clips(self, epoch: int) -> Iterator[AudioClip]:
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         reader, readers = self.rank * workers + number, self.world_size * workers
@@ -197,7 +199,7 @@ class _Tries:
     count: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
-    def sound(self, clip: Clip, config: DataConfig, generator: torch.Generator | None) -> _Sound | None:
+    def sound(self, clip: AudioClip, config: DataConfig, generator: torch.Generator | None) -> _Sound | None:
         self.count += 1
         waveform, reason = try_clip(clip, config, generator)
         if waveform is None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from audio2img_core.audio.clips import AudioClip, clean_captions
 from audio2img_core.checks import first_line
 from audio2img_core.storage.manifests import require, span
 
-from .clips import Clip, Source, clean_captions, is_saved
+from .clips import Source, is_saved
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class DatasetSource(Source):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int) -> AudioClip:
         row = self._dataset[index]
         cell, key, problem = row[self._audio], f"row {index}", ""
         start, end = 0.0, None
@@ -92,7 +93,7 @@ class DatasetSource(Source):
                 start, end = span(row.get("start"), row.get("end"))
             except ValueError as error:
                 problem = problem or str(error)
-        return Clip(key, cell, self._captions(row), start, end, problem)
+        return AudioClip(key, cell, self._captions(row), start, end, problem)
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         return map(self._captions, self._dataset.select_columns(list(self._columns)))

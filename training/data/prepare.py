@@ -18,17 +18,18 @@ from typing import Any
 
 import torch
 
+from audio2img_core.audio.clips import AudioClip
 from audio2img_core.batch.jobs import SKIPPED, Folder, Problem
 from audio2img_core.batch.jobs import engine as engine_of
 from audio2img_core.checks import positive_int
 from audio2img_core.storage.files import check_writable, remove_partials, whole_file
-from audio2img_core.storage.paths import absolute, is_address
+from audio2img_core.storage.paths import absolute, is_url
 
 from ..config import FitConfig, keep_settings
 from ..teacher.captions import CaptionCache
 from ..teacher.text_encoder import OnStep, Teacher
 from .clip_shards import PrepareJob
-from .clips import Clip, Source
+from .clips import Source
 from .config import DataConfig
 from .flac import write_flac
 from .hub_datasets import DatasetSource
@@ -80,7 +81,7 @@ def prepare(
     """
     run, jobs, part_size = config.run, positive_int(jobs, "jobs"), positive_int(part_size, "part_size")
     run.require("data", "output")
-    if not is_address(run.output):
+    if not is_url(run.output):
         check_writable(run.output)
     elif run.teacher and not run.captions:
         raise ValueError(f"{run.output}: captions are cached in a folder of this machine: name run.captions")
@@ -89,7 +90,7 @@ def prepare(
     teacher = Teacher.from_pretrained(run.teacher, run.target) if run.teacher else None
     cut = _cut(config.data)
     settings = {"data": run.data, "split": run.split, **asdict(cut)}
-    if engine == "ray" or is_address(run.output):
+    if engine == "ray" or is_url(run.output):
         lazy = source if isinstance(source, DatasetSource) else None
         job = PrepareJob(absolute(run.output), settings, cut, part_size, lazy)
         said, bad = _to_shards(source, job, engine, config.data.max_bad_share, on_clip)
@@ -110,13 +111,13 @@ def _to_shards(
 ) -> tuple[list[Sequence[str]], int]:
     """Captions of each clip that could be prepared, and how many could not."""
     run_tasks = engine_of(engine)
-    if not is_address(job.output) and (Path(job.output) / MANIFEST).exists():
+    if not is_url(job.output) and (Path(job.output) / MANIFEST).exists():
         raise ValueError(f"{job.output}: holds clips that are files of their own; choose another output")
     items = [] if source.streaming else range(len(source)) if job.source else list(source)
     tasks, done = Folder(job).tasks(items, source.shards if source.streaming else ())
     problems: list[Problem] = []
     # An address takes whole files only: the list that grows lies here, and stays where the work stops for it.
-    logs = Path(tempfile.mkdtemp(prefix="audio2img-prepare-") if is_address(job.output) else job.output)
+    logs = Path(tempfile.mkdtemp(prefix="audio2img-prepare-") if is_url(job.output) else job.output)
     skipped = SkipLog(logs / SKIPPED, max_bad_share=max_bad_share)
     skipped.tried = done  # their share is of all clips, not of those that are left, the bad ones among them
     for report in run_tasks(job, tasks):
@@ -126,7 +127,7 @@ def _to_shards(
         if on_clip is not None:
             on_clip(done, len(items))
     skipped.finish()
-    if is_address(job.output):
+    if is_url(job.output):
         shutil.rmtree(logs)
     folder = Folder(job)
     if not folder.done():
@@ -212,7 +213,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _prepare_clip(index: int, clip: Clip, output: Path, config: DataConfig) -> dict[str, Any]:
+def _prepare_clip(index: int, clip: AudioClip, output: Path, config: DataConfig) -> dict[str, Any]:
     name = f"clips/{index // _FOLDER_SIZE:06}/{index:09}.flac"
     entry: dict[str, Any] = {"key": clip.key, "audio": name, "captions": list(clip.captions), "problem": ""}
     waveform, problem = try_clip(clip, config)

@@ -8,17 +8,18 @@ import av
 import torch
 from torch import Tensor
 
-from audio2img_core.audio.clips import audio_file
+from audio2img_core.audio.clips import AudioClip
 from audio2img_core.audio.decode import open_container, open_file
 from audio2img_core.audio.io import SAMPLE_RATE, load_mono
 from audio2img_core.checks import one_line
 
 from .augment import crop_offset, random_crop
-from .clips import Clip
 from .config import DataConfig
 
 
-def try_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> tuple[Tensor | None, str]:
+def try_clip(
+    clip: AudioClip, config: DataConfig, generator: torch.Generator | None = None
+) -> tuple[Tensor | None, str]:
     """`read_clip`, or (None, the reason in one line) of a clip that is not fit for training."""
     try:
         return read_clip(clip, config, generator), ""
@@ -28,7 +29,7 @@ def try_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None =
         return None, one_line(f"{type(error).__name__}: {error}")
 
 
-def read_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None = None) -> Tensor:
+def read_clip(clip: AudioClip, config: DataConfig, generator: torch.Generator | None = None) -> Tensor:
     """The part of a clip that an item shows: [T] float32, mono, 16 kHz, at most `config.samples` long.
 
     Only that part is decoded where the length is known before. Where it would be silent or is shorter than it
@@ -71,21 +72,21 @@ def read_clip(clip: Clip, config: DataConfig, generator: torch.Generator | None 
     return whole[offset : offset + size]
 
 
-def _decode(clip: Clip, offset: int, samples: int) -> Tensor:
+def _decode(clip: AudioClip, offset: int, samples: int) -> Tensor:
     """At most `samples` samples from sample `offset` of the clip on: [T] float32, mono, 16 kHz."""
     if clip.end is not None:
         samples = min(samples, round((clip.end - clip.start) * SAMPLE_RATE) - offset)
     if samples < 1:
         return torch.zeros(0)
     start = clip.start + offset / SAMPLE_RATE
-    with audio_file(clip.audio, clip.key) as file:
+    with clip.opened() as file:
         return load_mono(file, start=start, duration=samples / SAMPLE_RATE)[:samples]
 
 
-def _length(clip: Clip) -> float | None:
+def _length(clip: AudioClip) -> float | None:
     """Seconds of the clip by what its table or the file's header says; None = not known."""
     with contextlib.ExitStack() as stack:
-        file, _ = open_file(stack.enter_context(audio_file(clip.audio, clip.key)), stack)
+        file, _ = open_file(stack.enter_context(clip.opened()), stack)
         try:
             container = stack.enter_context(open_container(file, []))
         except av.error.FFmpegError:

@@ -6,15 +6,17 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
+from audio2img_core.audio.clips import AudioClip, clean_captions, shard_clip
 from audio2img_core.checks import first_line
-from audio2img_core.storage.manifests import read_table
+from audio2img_core.storage.manifests import read_manifest
 from audio2img_core.storage.paths import base_name
-from audio2img_core.storage.tars import DamagedShard, Sample, read_shard
+from audio2img_core.storage.shards import DamagedShard, Sample, read_shard
 
-from .clips import Clip, Source, clean_captions
+from .clips import Source
 
 _JSON_CAPTIONS = ("caption", "captions", "text")
 _PEEK = 64  # clips of the first shard that are looked at before a training starts
@@ -36,21 +38,21 @@ class TarSource(Source):
     def __len__(self) -> int:
         raise TypeError(f"{self.name} is streamed: its number of clips is not known")
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int) -> AudioClip:
         raise TypeError(f"{self.name} is streamed: it has no clip number {index}")
 
-    def __iter__(self) -> Iterator[Clip]:
+    def __iter__(self) -> Iterator[AudioClip]:
         return self.read()
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         if self._index is not None:
-            rows, _ = read_table(self._index)
+            rows, _ = read_manifest(self._index)
             return (clean_captions(row.get("captions")) for _, row in rows)
         return (clip.captions for clip in self.read(audio=False) if not clip.problem)
 
     def read(
         self, *, reader: int = 0, readers: int = 1, generator: torch.Generator | None = None, audio: bool = True
-    ) -> Iterator[Clip]:
+    ) -> Iterator[AudioClip]:
         """The part of reader `reader` of `readers`: together they read every clip exactly once.
 
         Shards are dealt out where there is one for each reader; otherwise all walk through all shards and take
@@ -70,10 +72,10 @@ class TarSource(Source):
 
         for shard in shards[reader::readers] if deal else shards:
             try:
-                yield from (tar_clip(sample, self.names[shard]) for sample in read_shard(shard, wanted, audio=audio))
+                yield from (captioned(sample, self.names[shard]) for sample in read_shard(shard, wanted, audio=audio))
             except (DamagedShard, OSError) as error:
                 if deal or reader == 0:
-                    yield Clip(self.names[shard], b"", (), problem=f"the shard ends here: {first_line(error)}")
+                    yield AudioClip(self.names[shard], b"", (), problem=f"the shard ends here: {first_line(error)}")
 
 
 def peeked(source: TarSource) -> TarSource:
@@ -87,7 +89,7 @@ def peeked(source: TarSource) -> TarSource:
     return source
 
 
-def tar_clip(sample: Sample, shard: str) -> Clip:
+def captioned(sample: Sample, shard: str) -> AudioClip:
     """The clip of a shard's sample and what is wrong with it; `shard` is what the shard is called."""
     captions, problem = [], sample.problem
     try:
@@ -99,5 +101,4 @@ def tar_clip(sample: Sample, shard: str) -> Clip:
             captions += [text for name in _JSON_CAPTIONS for text in clean_captions(values.get(name))]
     except (ValueError, RecursionError) as error:
         problem = problem or f"its caption cannot be read ({first_line(error)})"
-    key, audio = f"{shard}/{sample.name}", sample.sounds[0] if sample.sounds else b""
-    return Clip(key, audio, clean_captions(captions), problem=problem)
+    return replace(shard_clip(sample, shard), captions=clean_captions(captions), problem=problem)

@@ -1,4 +1,4 @@
-"""Where clips come from: folders, manifests, Hugging Face datasets and tar shards, all as the same `Clip`."""
+"""Where clips come from: folders, manifests, Hugging Face datasets and tar shards, all as the same `AudioClip`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ from pathlib import Path, PurePath
 
 import torch
 
+from audio2img_core.audio.clips import AudioClip, clean_captions, list_folder, manifest_clips, no_audio
 from audio2img_core.batch.jobs import INDEX
 from audio2img_core.checks import first_line
-from audio2img_core.storage.files import AUDIO_SUFFIXES, no_sound
-from audio2img_core.storage.manifests import (
-    AUDIO_COLUMNS,
-    parquet_call,
-    part_name,
-    read_table,
-    require,
-    span,
-    table_kind,
-)
-from audio2img_core.storage.manifests import KINDS as TABLE_KINDS
-from audio2img_core.storage.paths import base_name, below, beside, files_below, is_address, joined, kind, read
-from audio2img_core.storage.tars import find_shards, is_tar
+from audio2img_core.storage.files import AUDIO_SUFFIXES
+from audio2img_core.storage.manifests import KINDS as MANIFEST_KINDS
+from audio2img_core.storage.manifests import manifest_kind, parquet_call, require
+from audio2img_core.storage.paths import base_name, below, is_url, joined, kind, read
+from audio2img_core.storage.shards import find_shards, is_tar
 
-from .clips import Clip, Source, clean_captions, is_saved
+from .clips import Source, is_saved
 from .hub_datasets import PRESETS, open_dataset
 from .shards import TarSource, peeked
 
@@ -48,7 +41,7 @@ class Selection(Source):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int) -> AudioClip:
         return self._source[self._indices[index]]
 
     def captions(self) -> Iterator[tuple[str, ...]]:
@@ -91,43 +84,42 @@ def open_source(
     if is_tar(text):
         _refuse(hub | columns, f"{text} is a shard pattern")
         return peeked(TarSource(text, find_shards(text)))
-    is_id = not (is_address(text) or table_kind(text) or path.exists())
+    is_id = not (is_url(text) or manifest_kind(text) or path.exists())
     if is_id and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         return _checked(open_dataset(text, **hub, **columns))
     found = kind(text)
     if found == "folder":
         return _open_folder(text, hub, columns)
-    if table_kind(text) is not None:
+    if manifest_kind(text) is not None:
         if found is None:
             raise FileNotFoundError(f"{text}: no such manifest")
-        if table_kind(text) == "parquet" and _holds_sounds(text, audio_column or "audio"):
+        if manifest_kind(text) == "parquet" and _holds_sounds(text, audio_column or "audio"):
             return _checked(open_dataset(text, **hub, **columns))
         _refuse(hub, f"{text} is a manifest")
-        return _checked(_manifest(text, **columns))
-    if found is None and (is_address(text) or path.is_absolute() or len(path.parts) > 1):
+        texts = (caption_column,) if caption_column else _CAPTION_COLUMNS
+        return _checked(Source(text, manifest_clips(text, audio_column=audio_column, caption_columns=texts)))
+    if found is None and (is_url(text) or path.is_absolute() or len(path.parts) > 1):
         raise FileNotFoundError(f"{text}: no such file or folder; allowed: {KINDS}")
     raise ValueError(f"{text!r} is no kind of data that is known; allowed: {KINDS}")
 
 
 def _open_folder(folder: str, hub: dict[str, str | None], columns: dict[str, str | None]) -> Source:
-    if not is_address(folder) and _is_dataset(Path(folder)):
+    if not is_url(folder) and _is_dataset(Path(folder)):
         return _checked(open_dataset(folder, **hub, **columns))
     split = hub["split"]
     if split is not None and kind(joined(folder, split)) == "folder":
         return open_source(joined(folder, split), **columns)
-    files = files_below(folder)
-    names = {below(file, folder): file for file in files}
-    for ending in TABLE_KINDS:
+    found = list_folder(folder)
+    names = {below(file, folder): file for file in found.files}
+    for ending in MANIFEST_KINDS:
         if metadata := names.get(f"metadata{ending}"):
             return open_source(metadata, **hub, **columns)
     _refuse(hub | columns, f"{folder} is a folder of sounds")
-    sounds = [file for file in files if PurePath(file).suffix.lower() in AUDIO_SUFFIXES]
-    shards = [file for file in files if is_tar(file)]
-    if shards and not sounds:
-        return peeked(TarSource(folder, shards, index=names.get(INDEX)))
-    if not sounds:
-        raise no_sound(folder)
-    return _checked(_folder(folder, sounds, set(files)))
+    if not found.audio and not found.shards:
+        raise no_audio(folder)
+    if not found.audio:
+        return peeked(TarSource(folder, found.shards, index=names.get(INDEX)))
+    return _checked(_folder(folder, found.audio, set(found.files)))
 
 
 def distinct_captions(source: Source) -> list[str]:
@@ -179,36 +171,8 @@ def _folder(folder: str, sounds: Sequence[str], files: Container[str]) -> Source
             problem = "" if text in files else f"no {base_name(text)} beside it"
         except (OSError, ValueError) as error:
             problem = f"{base_name(text)} cannot be read ({first_line(error)})"
-        clips.append(Clip(below(sound, folder), sound, captions, problem=problem))
+        clips.append(AudioClip(below(sound, folder), sound, captions, problem=problem))
     return Source(folder, clips)
-
-
-def _manifest(name: str, *, audio_column: str | None, caption_column: str | None) -> Source:
-    rows, columns = read_table(name)
-    sounds = [column for column in ((audio_column,) if audio_column else AUDIO_COLUMNS) if column in columns]
-    texts = [column for column in ((caption_column,) if caption_column else _CAPTION_COLUMNS) if column in columns]
-    if not sounds or not texts:
-        lacks = [] if sounds else [audio_column or "audio"]
-        lacks += [] if texts else [caption_column or "caption"]
-        raise ValueError(f"{name}: no column {' and no column '.join(lacks)}; found: {', '.join(columns) or 'none'}")
-    clips: dict[tuple[str, float, float | None], list[str]] = {}
-    bad = []
-    for number, row in rows:
-        audio = row.get(sounds[0])
-        try:
-            if not isinstance(audio, str) or not audio.strip():
-                raise ValueError("no audio")
-            start, end = span(row.get("start"), row.get("end"))
-        except ValueError as error:
-            bad.append(Clip(f"{base_name(name)}:{number}", "", (), problem=str(error)))
-            continue
-        captions = [caption for column in texts for caption in clean_captions(row.get(column))]
-        clips.setdefault((audio.strip(), start, end), []).extend(captions)
-    good = [
-        Clip(part_name(audio, start, end), beside(name, audio), clean_captions(captions), start, end)
-        for (audio, start, end), captions in clips.items()
-    ]
-    return Source(name, good + bad)
 
 
 def _holds_sounds(name: str, column: str) -> bool:

@@ -32,16 +32,16 @@ class Sample:
 
     name: str  # with the folder in the shard
     number: int  # in the shard, from 0 on
-    sounds: list[bytes] = field(default_factory=list)
+    audio: list[bytes] = field(default_factory=list)
     texts: list[bytes] = field(default_factory=list)  # .txt
     jsons: list[bytes] = field(default_factory=list)
 
     @property
     def problem(self) -> str:
-        """Why there is no sound to take; empty where there is one."""
-        if len(self.sounds) == 1:
+        """Why there is no audio to take; empty where there is some."""
+        if len(self.audio) == 1:
             return ""
-        return "no sound beside the caption" if not self.sounds else f"{len(self.sounds)} sounds of one name"
+        return "no sound beside the caption" if not self.audio else f"{len(self.audio)} sounds of one name"
 
 
 def is_tar(name: str) -> bool:
@@ -74,7 +74,7 @@ def read_shard(
     Args:
         shard: its path or address.
         wanted: asked once for each sample in turn, with its number; those it denies are passed over.
-        audio: False leaves the sounds unread (empty bytes).
+        audio: False leaves the audio unread (empty bytes).
 
     Raises:
         DamagedShard: the whole samples before come out. OSError, ImportError: it cannot be read now.
@@ -96,7 +96,7 @@ def _read_samples(file: BinaryIO, wanted: Callable[[int], bool], *, audio: bool)
                 continue
             base = str(path.parent / path.name.split(".")[0])
             if base != name:
-                if sample is not None and (sample.sounds or sample.texts or sample.jsons):
+                if sample is not None and (sample.audio or sample.texts or sample.jsons):
                     yield sample
                 name, number = base, number + 1
                 sample = Sample(base, number) if wanted(number) else None
@@ -105,13 +105,13 @@ def _read_samples(file: BinaryIO, wanted: Callable[[int], bool], *, audio: bool)
             suffix = path.suffix.lower()
             if sample is None or suffix not in AUDIO_SUFFIXES | {".txt", ".json"}:
                 continue
-            into = {".txt": sample.texts, ".json": sample.jsons}.get(suffix, sample.sounds)
-            into.append(tar.extractfile(member).read() if audio or into is not sample.sounds else b"")
+            into = {".txt": sample.texts, ".json": sample.jsons}.get(suffix, sample.audio)
+            into.append(tar.extractfile(member).read() if audio or into is not sample.audio else b"")
         # tarfile takes a damaged header for the end of the archive.
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError("damaged header")
-    if sample is not None and (sample.sounds or sample.texts or sample.jsons):
+    if sample is not None and (sample.audio or sample.texts or sample.jsons):
         yield sample
 
 
