@@ -231,7 +231,8 @@ def make_splits(folder: Path, held_out: str, *, dev_clips: int = 2) -> dict[str,
 
 def _render_group(sounds: Sequence[Sound], font: str, files: Sequence[Path]) -> None:
     """Render the clips of some sounds, one behind the other, and cut them into `files`."""
-    from audio2img_core.audio.io import load_mono
+    from audio2img_core.audio.excerpt import Excerpt
+    from audio2img_core.audio.waveform import read_clips
 
     phrases = [
         _phrase(sound, clip, random.Random(f"{font} {sound.name} {clip}")) for sound in sounds for clip in range(CLIPS)
@@ -246,7 +247,7 @@ def _render_group(sounds: Sequence[Sound], font: str, files: Sequence[Path]) -> 
         except (OSError, subprocess.CalledProcessError) as error:
             raise RuntimeError(f"fluidsynth cannot render {FONTS[font][0]}: {error}") from error
         for number, file in enumerate(files):
-            clip = load_mono(rendered, start=number * (SECONDS + _GAP), duration=SECONDS)
+            clip = read_clips(rendered, Excerpt(number * (SECONDS + _GAP), SECONDS))[0]
             clip = clip / max(float(clip.abs().max()), 1e-3) * 0.5  # levels would be lost in 16 bits
             partial = file.with_suffix(".partial")
             with wave.open(str(partial), "wb") as out:

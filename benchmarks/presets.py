@@ -123,13 +123,14 @@ def train_and_judge(case: str, seed: int, args: argparse.Namespace, splits: dict
 def judge(checkpoint: Path, manifest: Path, captions) -> dict:
     """All figures of a checkpoint on a manifest, `captions` being the cache of the teacher's tokens."""
     from audio2img_core import AudioEncoder
-    from audio2img_core.audio.io import load_mono
+    from audio2img_core.audio.excerpt import Excerpt
+    from audio2img_core.audio.waveform import read_clips
     from training.data.sources import open_source
     from training.evaluation.metrics import evaluate_tokens, position_profile
 
     clips = list(open_source(manifest))
     encoder = AudioEncoder.from_pretrained(checkpoint)
-    heard = encoder.encode([load_mono(clip.audio, duration=HEARD) for clip in clips], 16000, batch_size=32)
+    heard = encoder.encode([read_clips(clip.audio, Excerpt(duration=HEARD))[0] for clip in clips], 16000, batch_size=32)
     assert heard.clips == tuple(range(len(clips)))  # one window each
     positions = encoder.config.positions
     rows = range(len(captions))

@@ -21,8 +21,9 @@ from own_sounds import write_sounds
 from PIL import Image, ImageDraw, ImageFont
 
 from audio2img_core import AudioToImagePipeline, load_audio
-from audio2img_core.audio.io import SAMPLE_RATE, to_mono
+from audio2img_core.audio.io import SAMPLE_RATE
 from audio2img_core.audio.mel import mel_frames
+from audio2img_core.audio.waveform import to_mono
 from audio2img_core.conditioning.schedule import schedule
 from audio2img_core.generation.video import draw_frames
 from training.cli import main as train

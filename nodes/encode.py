@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..audio2img_core.audio.io import read_audio_mapping
+from ..audio2img_core.audio.waveform import read_audio_mapping
 from ..audio2img_core.devices import DTYPES
 from ..audio2img_core.encoder.embeddings import AudioEmbeddings
 from . import host

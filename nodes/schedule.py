@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..audio2img_core.audio.io import prepare, read_audio_mapping
+from ..audio2img_core.audio.io import SAMPLE_RATE
+from ..audio2img_core.audio.waveform import read_audio_mapping, read_clips
 from ..audio2img_core.conditioning.comfy import to_comfy
 from ..audio2img_core.conditioning.prompt import condition
 from ..audio2img_core.conditioning.schedule import MAX_FRAMES, keyframes, loudness, onsets, schedule
@@ -96,12 +97,11 @@ class AudioConditioningSchedule:
         window: float = 0.0,
         clip: Any = None,
     ) -> tuple[list[Any], list[Any], int, list[float], list[float], str]:
-        waveform, rate = read_audio_mapping(audio)
+        clips = read_clips(read_audio_mapping(audio))
         options = {"every": every, "smoothing": smoothing, "window": window or None, "on_step": host.progress()}
-        film = schedule(encoder.ready(), waveform, rate, fps=fps, frames=frames or None, **options)
+        film = schedule(encoder.ready(), clips, SAMPLE_RATE, fps=fps, frames=frames or None, **options)
         null = host.null_prompt(film.space, clip)
         prompts = condition(film.to(host.intermediate_device()), sound_strength=strength, windows="keep", null=null)
         count = len(film.tokens)
-        (mono,) = prepare(waveform, rate)
-        level, begins = (curve(mono, fps=fps, frames=count) for curve in (loudness, onsets))
+        level, begins = (curve(clips[0], fps=fps, frames=count) for curve in (loudness, onsets))
         return *map(to_comfy, prompts), count, level.tolist(), begins.tolist(), keyframes(level)

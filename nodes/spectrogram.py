@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..audio2img_core.audio.io import prepare, read_audio_mapping
+from ..audio2img_core.audio.waveform import read_audio_mapping, read_clips
 
 
 class PreviewSpectrogram:
@@ -36,5 +36,5 @@ class PreviewSpectrogram:
     def execute(self, audio: Any, width: int, height: int) -> tuple[torch.Tensor]:
         from ..audio2img_core.plots import as_image_batch, draw_spectrogram
 
-        clips = prepare(*read_audio_mapping(audio))
+        clips = read_clips(read_audio_mapping(audio))
         return (as_image_batch([draw_spectrogram(clip, width=width, height=height) for clip in clips]),)

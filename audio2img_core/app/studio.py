@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__
-from ..audio.io import SAMPLE_RATE, check_part, load_audio, prepare
+from ..audio.excerpt import Excerpt
+from ..audio.io import SAMPLE_RATE, load_audio
+from ..audio.waveform import read_clips
 from ..conditioning.schedule import count_frames, schedule
 from ..conditioning.zero_shot import Heard
 from ..generation.pipeline import AudioToImagePipeline
@@ -93,12 +95,12 @@ class Studio:
         Raises:
             ValueError: no sound, one that cannot be read, or one beyond the limits.
         """
-        waveform = prepare(*self._load(sound, start, duration))[0]
+        (waveform,) = read_clips(self._load(sound, start, duration))
         captions = captions or self.pipeline.captions
         heard: list[Heard] = []
         if captions:
             with self._turns:
-                (heard,) = self.pipeline.hear((waveform[None], SAMPLE_RATE), captions, top=len(captions))
+                (heard,) = self.pipeline.hear((waveform, SAMPLE_RATE), captions, top=len(captions))
         return draw_spectrogram(waveform, width=680, height=320), heard
 
     def draw(
@@ -128,10 +130,10 @@ class Studio:
         if count > self.limits.pictures:
             raise ValueError(f"count must be between 1 and {self.limits.pictures}, not {count}")
         self._check_steps(drawing)
-        waveform = prepare(*self._load(sound, start, duration))
+        clips = read_clips(self._load(sound, start, duration))
         with self._turns:
             drawn = self.pipeline(
-                (waveform, SAMPLE_RATE),
+                (clips, SAMPLE_RATE),
                 prompt=drawing.prompt,
                 prompt_weight=drawing.prompt_weight,
                 negative=drawing.negative,
@@ -216,7 +218,7 @@ class Studio:
         """The part of a file, [C, T] and its rate; errors name the file as its owner knows it, without its folder."""
         if not sound:
             raise ValueError(NOTHING)
-        check_part(start, duration)
+        Excerpt(start, duration)  # refuses what cannot be before the file is looked at
         limits, name = self.limits, Path(sound).name
         if os.path.getsize(sound) > limits.megabytes * 1e6:
             raise ValueError(f"{name} has {os.path.getsize(sound) / 1e6:.0f} MB; allowed: {limits.megabytes:g} MB")

@@ -15,6 +15,7 @@ from ..storage.files import AUDIO_SUFFIXES
 from ..storage.manifests import manifest_kind, read_manifest, span, span_name
 from ..storage.paths import absolute, base_name, beside, files_below, is_url, kind, opened
 from ..storage.shards import Sample, find_shards, is_tar
+from .excerpt import Excerpt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,13 +45,9 @@ class AudioClip:
 
         if self.problem:
             raise ValueError(f"{self.key}: {self.problem}")
-        if self.end is not None:
-            left = self.end - self.start - start
-            if left <= 0:
-                raise ValueError(f"start {start:g} s is at or past the end of {self.key}, which is taken to {self.end}")
-            duration = left if duration is None else min(duration, left)
+        whole = Excerpt(self.start, None if self.end is None else self.end - self.start)
         with self.opened() as file:
-            yield from stream_mono(file, start=self.start + start, duration=duration)
+            yield from stream_mono(file, whole.part(Excerpt(start, duration), self.key))
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[str | BinaryIO]:

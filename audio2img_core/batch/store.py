@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from ..audio.excerpt import Excerpt
 from ..audio.io import stream_mono
 from ..storage.files import whole_file
 
@@ -70,7 +71,7 @@ class EmbeddingStore:
             ValueError, FileNotFoundError: as `stream_mono`; nothing is written then.
         """
         name = Path(sound).as_posix()
-        blocks = stream_mono(sound, start=self.settings["start"], duration=self.settings["duration"])
+        blocks = stream_mono(sound, Excerpt(self.settings["start"], self.settings["duration"]))
         heard = self.encoder.encode_stream(blocks, batch_size=batch_size, name=name)
         if self.settings["average"]:
             heard = heard.averaged()

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from ..audio.excerpt import Excerpt
+
 MINI = "mini"
 
 
@@ -40,6 +42,18 @@ def add_cut_arguments(parser: argparse.ArgumentParser) -> None:
     """--start and --duration."""
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="seconds to skip (default: 0)")
     parser.add_argument("--duration", type=float, metavar="S", help="seconds to read (default: to the end)")
+
+
+def excerpt_of(arguments: argparse.Namespace) -> Excerpt:
+    """The part of a sound that --start and --duration ask for.
+
+    Raises:
+        ValueError: one is impossible; the message names the flag.
+    """
+    try:
+        return Excerpt(arguments.start, arguments.duration)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:

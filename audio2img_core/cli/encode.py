@@ -13,7 +13,15 @@ from ..storage.files import check_writable
 from ..storage.manifests import manifest_kind
 from ..storage.paths import absolute, base_name, is_url
 from ..storage.shards import is_tar
-from .common import MINI, add_cut_arguments, add_device_arguments, add_engine_arguments, progress, quiet_libraries
+from .common import (
+    MINI,
+    add_cut_arguments,
+    add_device_arguments,
+    add_engine_arguments,
+    excerpt_of,
+    progress,
+    quiet_libraries,
+)
 
 _OTHER_FILES = (".npz", ".npy", ".pt", ".pth", ".bin", ".json", ".jsonl", ".csv", ".parquet", ".h5", ".pkl", ".tar")
 
@@ -42,13 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode what is not encoded yet; sounds that cannot be read are reported and left out."""
-    from ..audio.io import check_part
-
     for name in ("batch_size", "part_size"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"{name.replace('_', '-')} must be at least 1, not {value}")
-    check_part(arguments.start, arguments.duration)
+    excerpt_of(arguments)
     suffix = PurePath(base_name(arguments.output)).suffix.lower()
     one_file = suffix == ".safetensors"
     if (one_file and (is_url(arguments.output) or arguments.engine == "ray")) or suffix in _OTHER_FILES:

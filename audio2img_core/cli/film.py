@@ -12,6 +12,7 @@ from .common import (
     add_drawing_arguments,
     add_model_arguments,
     add_prompt_arguments,
+    excerpt_of,
     progress,
     quiet_libraries,
 )
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Hear the frames, draw them, write them."""
     from ..audio.io import load_audio
 
+    excerpt = excerpt_of(arguments)
     output = Path(arguments.output)
     film = output.suffix.lower() == ".mp4" and not output.is_dir()
     if not film and output.suffix and not output.is_dir():
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {arguments.batch_size}")
     check_writable(output.parent if film else output)
-    waveform, rate = load_audio(arguments.input, start=arguments.start, duration=arguments.duration, sample_rate=None)
+    waveform, rate = load_audio(arguments.input, start=excerpt.start, duration=excerpt.duration, sample_rate=None)
     quiet_libraries()
     from ..conditioning.schedule import schedule
     from ..generation.pipeline import AudioToImagePipeline

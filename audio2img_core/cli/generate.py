@@ -19,6 +19,7 @@ from .common import (
     add_drawing_arguments,
     add_model_arguments,
     add_prompt_arguments,
+    excerpt_of,
     progress,
     quiet_libraries,
 )
@@ -63,11 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw each sound; a sound that cannot be read is reported and the others go on."""
-    from ..audio.io import check_part
-
     sounds = find_audio(arguments.inputs)
     output = Path(arguments.output)
-    check_part(arguments.start, arguments.duration)
+    excerpt_of(arguments)
     single = output.suffix.lower() == ".png" and not output.is_dir()
     if not single and output.suffix and not output.is_dir():
         raise ValueError(f"{output}: pictures are written as .png; allowed are NAME.png or a folder")

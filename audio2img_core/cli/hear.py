@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..audio.clips import find_audio
 from ..storage.files import check_writable, whole_file
-from .common import MINI, add_cut_arguments, add_device_arguments, progress, quiet_libraries
+from .common import MINI, add_cut_arguments, add_device_arguments, excerpt_of, progress, quiet_libraries
 
 HELP = "Say which captions fit a sound."
 
@@ -30,10 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """A line for each sound: its name, and captions with their scores."""
-    from ..audio.io import SAMPLE_RATE, load_mono
+    from ..audio.io import SAMPLE_RATE
+    from ..audio.waveform import read_clips
     from ..conditioning.zero_shot import read_captions, say_heard
     from ..plots import draw_scores, draw_spectrogram
 
+    excerpt = excerpt_of(arguments)
     sounds = find_audio(arguments.inputs)
     pictures = [Path(path) for path in (arguments.bars, arguments.spectrogram) if path]
     if pictures and len(sounds) > 1:
@@ -56,9 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.encoder, arguments.diffusion, device=arguments.device, dtype=arguments.dtype
     )
     for sound in sounds:
-        waveform = load_mono(sound, start=arguments.start, duration=arguments.duration)
+        (waveform,) = read_clips(sound, excerpt)
         with progress(sound.name, unit="window") as on_step:
-            heard = pipeline.encode((waveform[None], SAMPLE_RATE), on_step=on_step)
+            heard = pipeline.encode((waveform, SAMPLE_RATE), on_step=on_step)
         (named,) = pipeline.hear(heard, captions, top=arguments.top)
         print(f"{sound.name}: {say_heard(named)}")
         if arguments.bars:

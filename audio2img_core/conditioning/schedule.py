@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..audio.io import SAMPLE_RATE, prepare
+from ..audio.io import SAMPLE_RATE
 from ..audio.mel import FRAME_HOP, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames
+from ..audio.waveform import Waveform, read_clips
 from ..encoder.embeddings import AudioEmbeddings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def count_frames(seconds: float, fps: float) -> int:
 
 def schedule(
     encoder: AudioEncoder,
-    waveform: Tensor,
+    waveform: Waveform,
     sample_rate: int,
     *,
     fps: float,
@@ -69,10 +70,11 @@ def schedule(
     Raises:
         ValueError: settings that cannot be, several clips, or as `AudioEncoder.encode`.
     """
-    clips = prepare(waveform, sample_rate)
+    clips = read_clips((waveform, sample_rate))
     if len(clips) != 1:
         raise ValueError(f"a schedule is made of one clip, not of a batch of {len(clips)}")
-    seconds = clips.shape[1] / SAMPLE_RATE
+    (clip,) = clips
+    seconds = len(clip) / SAMPLE_RATE
     frames = count_frames(seconds, fps) if frames is None else frames
     if not 1 <= frames <= MAX_FRAMES:
         raise ValueError(f"frames must be between 1 and {MAX_FRAMES}, not {frames!r}")
@@ -84,12 +86,12 @@ def schedule(
     if not 0 < length < math.inf:
         raise ValueError(f"window must be above 0 seconds, not {window!r}")
     keys = sorted({*range(0, frames, every), frames - 1})
-    size = min(max(round(length * SAMPLE_RATE), MIN_SAMPLES), clips.shape[1])
-    latest = clips.shape[1] - size
+    size = min(max(round(length * SAMPLE_RATE), MIN_SAMPLES), len(clip))
+    latest = len(clip) - size
     starts = [min(max(round((key + 0.5) / fps * SAMPLE_RATE) - size // 2, 0), latest) for key in keys]
     distinct = sorted(set(starts))
     heard = encoder.encode(
-        torch.stack([clips[0, start : start + size] for start in distinct])[:, None],
+        [clip[start : start + size] for start in distinct],
         SAMPLE_RATE,
         window=window,
         batch_size=batch_size,

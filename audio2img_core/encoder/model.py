@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertPreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..audio.io import prepare
 from ..audio.mel import (
     FRAME_HOP,
     FRAME_LENGTH,
@@ -26,6 +25,7 @@ from ..audio.mel import (
     num_frames,
 )
 from ..audio.resample import parts_of
+from ..audio.waveform import Waveform, read_clips
 from ..targets import PROMPT_TOKENS
 from .backbone import adapt
 from .config import AudioEncoderConfig
@@ -101,7 +101,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
     @torch.no_grad()
     def encode(
         self,
-        waveform: Tensor | Sequence[Tensor],
+        waveform: Waveform,
         sample_rate: int,
         *,
         window: float | None = None,
@@ -132,8 +132,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         """
         batch_size = self._batch_size(batch_size)
         config = self._window_config(window, hop)
-        waveforms = list(waveform) if isinstance(waveform, (list, tuple)) else [waveform]
-        clips = [row for clip in waveforms for row in prepare(clip, sample_rate)]
+        clips = read_clips((waveform, sample_rate))
         for number, clip in enumerate(clips):
             if not clip.any():
                 name = names[number] if names is not None and len(names) == len(clips) else f"clip {number}"

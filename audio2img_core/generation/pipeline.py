@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import mini
-from ..audio.io import SAMPLE_RATE, load_mono, prepare, read_audio_mapping
+from ..audio.excerpt import Excerpt
+from ..audio.io import SAMPLE_RATE
+from ..audio.waveform import AudioInput, read_clips
 from ..conditioning.blend import blend
 from ..conditioning.prompt import Conditioning, condition, null_conditioning, to_diffusers
 from ..conditioning.text import encode_text, null_conditioning_of
@@ -26,7 +28,6 @@ from ..targets import check_fits
 from .loading import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
 
 _MAX_SEED = 2**63 - 1  # of torch's generators
-Sound = str | os.PathLike[str] | tuple[Tensor, int] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class AudioToImagePipeline:
 
     def __call__(
         self,
-        sounds: Sound | Sequence[Sound] | AudioEmbeddings,
+        sounds: AudioInput | Sequence[AudioInput] | AudioEmbeddings,
         *,
         prompt: str | None = None,
         prompt_weight: float = 0.5,
@@ -191,7 +192,7 @@ class AudioToImagePipeline:
 
     def encode(
         self,
-        sounds: Sound | Sequence[Sound],
+        sounds: AudioInput | Sequence[AudioInput],
         *,
         start: float = 0.0,
         duration: float | None = None,
@@ -199,13 +200,18 @@ class AudioToImagePipeline:
     ) -> AudioEmbeddings:
         """What the encoder hears in one or more sounds; see `__call__` for what a sound can be."""
         several = isinstance(sounds, Sequence) and not isinstance(sounds, (str, tuple))
-        clips = [clip for sound in (sounds if several else [sounds]) for clip in _read(sound, start, duration)]
-        names = [name or f"clip {number}" for number, (_, name) in enumerate(clips)]
-        return self.encoder.encode([clip for clip, _ in clips], SAMPLE_RATE, names=names, on_step=on_step)
+        excerpt = Excerpt(start, duration)
+        clips: list[Tensor] = []
+        names: list[str] = []
+        for sound in sounds if several else [sounds]:
+            clips += read_clips(sound, excerpt)
+            named = isinstance(sound, (str, os.PathLike))
+            names += [str(sound) if named else f"clip {number}" for number in range(len(names), len(clips))]
+        return self.encoder.encode(clips, SAMPLE_RATE, names=names, on_step=on_step)
 
     def hear(
         self,
-        sounds: Sound | Sequence[Sound] | AudioEmbeddings,
+        sounds: AudioInput | Sequence[AudioInput] | AudioEmbeddings,
         captions: Sequence[str] | None = None,
         *,
         top: int = 3,
@@ -295,18 +301,6 @@ class AudioToImagePipeline:
         if size is not None and (init_image is None or has_controlnet):
             options |= {"width": size[0], "height": size[1]}
         return options
-
-
-def _read(sound: Sound, start: float, duration: float | None) -> list[tuple[Tensor, str | None]]:
-    """The clips of a sound, [T] mono 16 kHz, and their names where they have one."""
-    if isinstance(sound, Mapping):
-        clips = prepare(*read_audio_mapping(sound))
-    elif isinstance(sound, tuple):
-        waveform, rate = sound
-        clips = prepare(torch.as_tensor(waveform) if hasattr(waveform, "__array__") else waveform, rate)
-    else:
-        return [(load_mono(sound, start=start, duration=duration), str(sound))]
-    return [(clip, None) for clip in clips]
 
 
 def _sized(image: Any, size: tuple[int, int] | None) -> Any:

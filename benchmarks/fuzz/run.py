@@ -1,7 +1,7 @@
 """Damaged sound files, fed to all that opens them: `python benchmarks/fuzz/run.py --files 20000`.
 
 Each file is a real one (wav, flac, mp3, ogg, opus, m4a, mp4, mkv, webm) with damage that knows its format, made of the
-seed and its number alone. A worker process opens it with `load_audio` (whole, and a part), `load_mono`, and the Load
+seed and its number alone. A worker process opens it with `load_audio` (whole, and a part), `read_clips`, and the Load
 Audio node outside of ComfyUI; every 20th goes through `audio2img encode` in the process, and every 1000th through the
 command in a process of its own. What counts as a fault: a signal, more than 5 s of processor time or 60 s by the clock,
 memory beyond the bound (three times what `AUDIO2IMG_MAX_SECONDS`, 600 here, allows, and 128 MB), an error that is
@@ -188,10 +188,11 @@ class _Targets:
         self.input = folder / f"input-{slot}"
         self.input.mkdir(parents=True, exist_ok=True)
         os.environ["AUDIO2IMG_INPUT"] = str(self.input)
-        from audio2img_core.audio.io import load_audio, load_mono
+        from audio2img_core.audio.io import load_audio
+        from audio2img_core.audio.waveform import read_clips
         from audio2img_core.cli import main as command
 
-        self.load_audio, self.load_mono, self.command = load_audio, load_mono, command
+        self.load_audio, self.read_clips, self.command = load_audio, read_clips, command
         self.command(["encode", str(folder / "seeds" / "mono.flac"), "-o", str(self.input / "warm.safetensors")])
         self.node = _pack().NODE_CLASS_MAPPINGS["Audio2ImgLoadAudio"]
         self.logged = _Lines()
@@ -213,7 +214,7 @@ class _Targets:
         calls = {
             "load_audio": lambda: self.load_audio(file),
             "a part": lambda: self.load_audio(file, start=start, duration=0.5, sample_rate=None),
-            "load_mono": lambda: self.load_mono(file),
+            "read_clips": lambda: self.read_clips(file),
             "node": lambda: self._node(file.name),
         }
         for name, call in calls.items():

@@ -6,7 +6,7 @@ import torch
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from audio2img_core import AudioEncoder, log_mel
-from audio2img_core.audio.io import to_mono
+from audio2img_core.audio.waveform import to_mono
 from audio2img_core.conditioning.prompt import condition
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.config import AudioEncoderConfig

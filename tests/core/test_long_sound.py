@@ -5,10 +5,16 @@ import tracemalloc
 import pytest
 import torch
 
-from audio2img_core.audio.excerpt import MAX_SECONDS, MAX_SECONDS_VARIABLE
-from audio2img_core.audio.io import load_audio, load_mono
+from audio2img_core.audio.excerpt import MAX_SECONDS, MAX_SECONDS_VARIABLE, Excerpt
+from audio2img_core.audio.io import load_audio
+from audio2img_core.audio.waveform import read_clips
 from audio2img_core.cli import main
 from tests.helpers.audio import noise, write_audio, write_silence
+
+
+def load_mono(path, **excerpt):
+    (clip,) = read_clips(path, Excerpt(**excerpt))
+    return clip
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from audio2img_core.audio.io import load_audio, load_mono, prepare
+from audio2img_core.audio.io import load_audio
 from audio2img_core.audio.mel import MIN_FRAMES
 from audio2img_core.audio.resample import resample
+from audio2img_core.audio.waveform import read_clips
 from audio2img_core.checks import MAX_RATE, MIN_RATE
 from audio2img_core.conditioning.blend import blend
 from audio2img_core.conditioning.comfy import from_comfy, to_comfy
@@ -310,11 +311,11 @@ def test_any_shape_and_rate_is_decoded_exactly(channels, rate, samples, seed, da
         path = write_audio(Path(folder) / "a.wav", waveform, rate, codec="pcm_f32le")
         whole, found = load_audio(path, sample_rate=None)
         part, _ = load_audio(path, start=first / rate, duration=count / rate, sample_rate=None)
-        mono = load_mono(path)
+        (mono,) = read_clips(path)
     assert found == rate and torch.equal(whole, waveform)
     assert torch.equal(part, waveform[:, first : first + count])
     assert mono.shape == (math.ceil(samples * 16_000 / rate),)
-    torch.testing.assert_close(mono[None], prepare(waveform, rate), atol=1e-5, rtol=0)
+    torch.testing.assert_close([mono], read_clips((waveform, rate)), atol=1e-5, rtol=0)
 
 
 @few
@@ -335,4 +336,4 @@ def test_any_shape_is_resampled_to_the_length_that_it_should_have(shape, samples
 def test_a_rate_that_cannot_be_is_refused(rate):
     assume(not (type(rate) is int and MIN_RATE <= rate <= MAX_RATE))
     with pytest.raises(ValueError, match="sample_rate must be"):
-        prepare(torch.zeros(100), rate)
+        read_clips((torch.zeros(100), rate))

@@ -79,14 +79,15 @@ def test_the_server_knows_every_node_with_its_texts(api):
 
 
 def test_a_posted_workflow_gives_the_picture_that_the_library_draws(api, server):
-    from audio2img_core.audio.io import load_mono
+    from audio2img_core.audio.excerpt import Excerpt
+    from audio2img_core.audio.waveform import read_clips
     from audio2img_core.plots import draw_spectrogram
 
     _, base = server
     drawn = {}
     for name in ("deep/tone.wav", "noise.flac"):
         drawn[name] = picture(api, run(api, spectrogram(name))["3"])
-        sound = load_mono(base / "input" / name, start=0.5, duration=1.0)
+        sound = read_clips(base / "input" / name, Excerpt(0.5, 1.0))[0]
         ours = np.asarray(draw_spectrogram(sound, width=480, height=240)).astype(int)
         assert np.abs(drawn[name] - ours).mean() < 0.5
     assert np.abs(drawn["deep/tone.wav"] - drawn["noise.flac"]).mean() > 10

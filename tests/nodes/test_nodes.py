@@ -235,14 +235,16 @@ def test_a_sound_has_one_embedding_everywhere(node, encoder, folders, examples, 
     from safetensors.torch import load_file
 
     from audio2img_core import AudioEncoder
-    from audio2img_core.audio.io import load_mono
+    from audio2img_core.audio.waveform import read_clips
     from audio2img_core.cli import main
 
     sound, folder = examples / "piano.flac", folders / "models" / "audio_encoders" / "mine"
     library = AudioEncoder.from_pretrained(folder, dtype=dtype)
-    once = library.encode(load_mono(sound), 16_000).tokens
-    assert torch.equal(library.encode(load_mono(sound), 16_000).tokens, once)
-    assert torch.equal(AudioEncoder.from_pretrained(folder, dtype=dtype).encode(load_mono(sound), 16_000).tokens, once)
+    once = library.encode(read_clips(sound)[0], 16_000).tokens
+    assert torch.equal(library.encode(read_clips(sound)[0], 16_000).tokens, once)
+    assert torch.equal(
+        AudioEncoder.from_pretrained(folder, dtype=dtype).encode(read_clips(sound)[0], 16_000).tokens, once
+    )
 
     line = ["encode", str(sound), "-o", str(tmp_path / "e.safetensors"), "--encoder", str(folder), "--dtype", dtype]
     assert main(line) == 0
@@ -251,9 +253,9 @@ def test_a_sound_has_one_embedding_everywhere(node, encoder, folders, examples, 
     managed = node("Audio2ImgLoadEncoder").execute("mine", dtype)[0]
     assert torch.equal(node("Audio2ImgEncode").execute(managed, loaded)[0].tokens, once)
 
-    others = [load_mono(examples / f"{name}.flac") for name in ("bird", "rain", "choir")]
+    others = [read_clips(examples / f"{name}.flac")[0] for name in ("bird", "rain", "choir")]
     for place in range(4):
-        clips = [*others[:place], load_mono(sound), *others[place:]]
+        clips = [*others[:place], read_clips(sound)[0], *others[place:]]
         together = library.encode(clips, 16_000)
         rows = [row for row, clip in enumerate(together.clips) if clip == place]
         assert torch.equal(together.tokens[rows], once)  # on a CPU each window is encoded by itself

@@ -163,9 +163,9 @@ def test_crop_only_decodes_its_part(folder, monkeypatch):
     import training.data.reading
 
     asked = []
-    load = training.data.reading.load_mono
+    load = training.data.reading.read_clips
     monkeypatch.setattr(
-        training.data.reading, "load_mono", lambda file, **part: asked.append(part["duration"]) or load(file, **part)
+        training.data.reading, "read_clips", lambda file, part: asked.append(part.duration) or load(file, part)
     )
     ClipDataset(Source("clips", good(folder)), DataConfig(window_seconds=1.0))[0]
     assert asked == [SIZE / 16_000]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from audio2img_core.audio.io import load_mono
+from audio2img_core.audio.waveform import read_clips
 from tests.helpers.audio import noise, sine, write_audio
 from training.data.flac import write_flac
 from training.data.sources import open_source
@@ -354,6 +354,6 @@ def test_the_subset_for_the_tests_is_of_several_sources_and_free_licences(tmp_pa
         ("dog", "toy", "GPL-2.0-or-later"),
     ]
     assert read_jsonl(tmp_path / "subset" / "sounds.jsonl") == written
-    kept = load_mono(tmp_path / "subset" / "dog-0.opus")
+    (kept,) = read_clips(tmp_path / "subset" / "dog-0.opus")
     assert len(kept) == pytest.approx(4 * RATE, abs=RATE // 10)
     assert torch.fft.rfft(kept).abs().argmax() * RATE / len(kept) == pytest.approx(440, abs=1)

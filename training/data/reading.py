@@ -10,7 +10,9 @@ from torch import Tensor
 
 from audio2img_core.audio.clips import AudioClip
 from audio2img_core.audio.decode import open_container, open_file
-from audio2img_core.audio.io import SAMPLE_RATE, load_mono
+from audio2img_core.audio.excerpt import Excerpt
+from audio2img_core.audio.io import SAMPLE_RATE
+from audio2img_core.audio.waveform import read_clips
 from audio2img_core.checks import one_line
 
 from .augment import crop_offset, random_crop
@@ -80,7 +82,7 @@ def _decode(clip: AudioClip, offset: int, samples: int) -> Tensor:
         return torch.zeros(0)
     start = clip.start + offset / SAMPLE_RATE
     with clip.opened() as file:
-        return load_mono(file, start=start, duration=samples / SAMPLE_RATE)[:samples]
+        return read_clips(file, Excerpt(start, samples / SAMPLE_RATE))[0][:samples]
 
 
 def _length(clip: AudioClip) -> float | None:

@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from audio2img_core.audio.io import SAMPLE_RATE, load_mono
+from audio2img_core.audio.excerpt import Excerpt
+from audio2img_core.audio.io import SAMPLE_RATE
+from audio2img_core.audio.waveform import read_clips
 
 from .sounds import read_jsonl, write_jsonl
 from .train import Recipe
@@ -53,7 +55,7 @@ def write_subset(data: Path, folder: Path, concepts: Collection[str], *, each: i
             continue
         for number, (*_, row) in enumerate(sorted(ranked, key=lambda entry: entry[:2])[:each]):
             name = f"{concept}-{number}.opus"
-            _write_opus(folder / name, load_mono(data / row["audio"], duration=_SECONDS))
+            _write_opus(folder / name, read_clips(data / row["audio"], Excerpt(duration=_SECONDS))[0])
             kept = {key: row[key] for key in ("concept", "package", "version", "file", "licence")}
             written.append({"audio": name, **kept})
     write_jsonl(folder / "sounds.jsonl", written)
