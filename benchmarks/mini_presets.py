@@ -1,10 +1,10 @@
-"""Pictures of held-out sounds, with the losses of preset `seed` and with those of `default`.
+"""Pictures of held-out sounds, with the losses of preset `kardsim` and with those of `default`.
 
     python benchmarks/mini_presets.py --data DATA --run RUN
 
 DATA and RUN as for `mini.py`. Two audio encoders of `mini`'s size are trained, equal in data, encoder, batch, steps and
 rate. As it stands they are equal in windows and augmentation too, and only the losses are those of the presets; with
-`--own`, preset `seed` hears as the first project does: normalised over the whole clip, always from its beginning,
+`--own`, preset `kardsim` hears as the first project does: normalised over the whole clip, always from its beginning,
 without augmentation, mixed clips or averaged weights. Both draw with the UNet that has seen text alone (the shipped one
 has learned from the shipped encoder besides), and the recipe's classifier judges. Writes
 `benchmarks/results/mini_presets.json`, with `--own` `mini_presets_own.json`.
@@ -27,7 +27,7 @@ from benchmarks.paired import RESULTS  # noqa: E402
 from training.recipes.mini import export, hearing  # noqa: E402
 from training.recipes.mini.train import Recipe  # noqa: E402
 
-PRESETS = ("seed", "default")
+PRESETS = ("kardsim", "default")
 EQUAL = {  # what the presets say beside their losses
     "window__normalize": "window",
     "window__pad_value": "0.0",
@@ -37,7 +37,7 @@ EQUAL = {  # what the presets say beside their losses
     "trainer__lr_scheduler_type": "cosine",
     "trainer__load_best_model_at_end": "false",
 }
-SEED = {  # what the first project's notebook does where the recipe does otherwise
+KARDSIM = {  # what the original project's notebook does where the recipe does otherwise
     "run__ema_decay": "0",
     "window__normalize": "clip",
     "window__dynamic_range": "null",
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=800, help="of each encoder (default: %(default)s)")
     parser.add_argument("--most", type=int, default=8, help="held-out clips of a concept (default: %(default)s)")
-    parser.add_argument("--own", action="store_true", help="preset `seed` with its own windows, no augmentation")
+    parser.add_argument("--own", action="store_true", help="preset `kardsim` with its own windows, no augmentation")
     args = parser.parse_args()
     out = RESULTS / f"mini_presets{'_own' if args.own else ''}.json"
     recipe = Recipe(args.data, args.run)
@@ -64,7 +64,7 @@ def main() -> None:
     diffusion = export.make_pipeline(recipe.autoencoder, recipe.teacher, recipe.unet)
     figures = {"steps": args.steps, "clips": len(clips)}
     for preset in PRESETS:
-        own = SEED if args.own and preset == "seed" else {}
+        own = KARDSIM if args.own and preset == "kardsim" else {}
         folder = args.run / "presets" / f"{preset}{'-own' if own else ''}-{args.steps}"
         encoder = hearing.train_encoder(
             manifests, args.run / "diffusion", folder, steps=args.steps, preset=preset, **{**EQUAL, **own}
@@ -78,8 +78,8 @@ def main() -> None:
             "sound_to_picture": macro({c: told["drawn"][c] for c in judged}),
         }
         print(preset, figures[preset], flush=True)
-    figures["ratio"] = figures["default"]["sound_to_picture"] / max(figures["seed"]["sound_to_picture"], 1e-9)
-    print(f"default / seed: {figures['ratio']:.2f}")
+    figures["ratio"] = figures["default"]["sound_to_picture"] / max(figures["kardsim"]["sound_to_picture"], 1e-9)
+    print(f"default / kardsim: {figures['ratio']:.2f}")
     out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 

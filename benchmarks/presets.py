@@ -1,4 +1,4 @@
-"""The presets `seed` and `default` of `training`, side by side on a soundfont that neither has heard.
+"""The presets `kardsim` and `default` of `training`, side by side on a soundfont that neither has heard.
 
     python benchmarks/presets.py
 
@@ -14,8 +14,8 @@ schedule of rates, weight decay, and how the window is normalised and filled. "d
 head of its own, 256 wide (not 512) and so about as large. Of a preset's own settings these are changed:
 
 - the target is `mini` for both (not `sd21`): the teacher is a small one;
-- clips of a step: 8 x 4 with micro-batches of 8 for `seed` (not 8 x 16), 32 x 1 for `default` (not 64);
-- the window of `default` is the 3.75 s of `seed` (not 10 s): the clips are hardly longer;
+- clips of a step: 8 x 4 with micro-batches of 8 for `kardsim` (not 8 x 16), 32 x 1 for `default` (not 64);
+- the window of `default` is the 3.75 s of `kardsim` (not 10 s): the clips are hardly longer;
 - the last weights are judged, not the best of several evaluations on the way;
 - no gradient checkpointing, which changes no figure.
 
@@ -52,7 +52,7 @@ SECONDS = 3.75  # the window
 HEARD = SECONDS + 0.025  # seconds of a clip that fill the window's frames
 COMMON = 47  # positions that both heads have
 CASES = {  # name: preset, clips of a micro-batch, micro-batches of a step, flags
-    "seed": ("seed", 8, 4, {}),
+    "kardsim": ("kardsim", 8, 4, {}),
     "default": ("default", 32, 1, {"head.kind": "conv"}),
     "default, queries": ("default", 32, 1, {"head.width": 256}),
 }
@@ -188,8 +188,8 @@ def show(table: dict[str, dict]) -> None:
         cells = [f"{row[name]['mean']:.3f} ± {row[name]['sd']:.3f}" for name in SHOWN]
         print(f"| {case} | {' | '.join(cells)} | {sum(row['beats_floor'])} of {len(row['beats_floor'])} |")
         print(f"| floor of {case} | {' | '.join(format(row[name]['floor'], '.3f') for name in SHOWN)} | |")
-    ratios = [f"{table['default'][name]['mean'] / max(table['seed'][name]['mean'], 1e-9):.2f}" for name in SHOWN]
-    print(f"| default / seed | {' | '.join(ratios)} | |")
+    ratios = [f"{table['default'][name]['mean'] / max(table['kardsim'][name]['mean'], 1e-9):.2f}" for name in SHOWN]
+    print(f"| default / kardsim | {' | '.join(ratios)} | |")
 
 
 def main() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -17,11 +16,13 @@ from audio2img_core.storage.files import whole_file
 from audio2img_core.targets import get_target
 
 from .data.config import DataConfig
+from .fields import check_names, convert, field_types, flat, nearest
 from .loss.alignment import LossConfig
 
 PRESETS = Path(__file__).parent / "presets"
+PRESET_ALIASES = {"seed": "kardsim"}
+"""Former names of presets, which old commands use."""
 
-_MOST_NAMES = 40  # that an error lists
 _SHARES = (("eval_share", 0, 1), ("layer_decay", 0, 1), ("ema_decay", 0, 1), ("lora_dropout", 0, 1))
 _COUNTS = {
     "batch_size": 0,
@@ -36,31 +37,57 @@ _COUNTS = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is trained on what."""
+    """What is trained on what.
 
-    data: str = ""  # sounds and captions to train on: folder, manifest, tar pattern or Hugging Face dataset
-    eval_data: str = ""  # the same to judge by; empty = eval_share of data is held out
-    eval_share: float = 0.1  # of the clips, held out where eval_data is empty
-    split: str = ""  # of data, where it has splits
-    eval_split: str = ""  # of eval_data
-    target: str = "sd15"  # the text-encoder space, a name of audio2img_core.targets
-    teacher: str = ""  # diffusers folder or hub id whose text encoders are the teacher
-    backbone: str = "facebook/w2v-bert-2.0"  # Wav2Vec2-BERT folder or hub id; "tiny" or "full" = untrained
-    encoder: str = ""  # checkpoint to go on with, instead of a backbone and a new head
-    output: str = ""  # folder of the run
-    captions: str = ""  # folder of cached captions; empty = captions/ of prepared data, else of the output folder
-    batch_size: int = 0  # clips of a step, shared out over however many processes there are; 0 = as trainer says
-    bank_bytes: int = 2**31  # of captions that one process holds as negatives; a larger bank is split over them all
-    chunk_size: int = 0  # clips encoded at once, for batches larger than memory (GradCache); 0 = the whole batch
-    freeze_layers: int = 0  # lowest layers of the backbone that stay as they are, its feature projection with them
-    lora_rank: int = 0  # of low-rank adapters on the backbone's linear layers, which then learn in its place; 0 = none
-    lora_alpha: int = 16  # scale of the adapters, over their rank
-    lora_dropout: float = 0.0  # before the adapters
-    layer_decay: float = 1.0  # learning rate of a layer as a share of the one above it; 1 = equal
-    ema_decay: float = 0.0  # of an exponential moving average of the weights, which is what is kept; 0 = none
-    early_stopping: int = 0  # evaluations in a row without a better one, after which the run stops; 0 = never
-    mask_padding: bool = True  # hide padded frames in training, whatever the encoder's windows do
-    licence: str = ""  # of the data, for the model card
+    Attributes:
+        data: Training clips with captions: folder, manifest, tar pattern or Hugging Face dataset.
+        eval_data: Evaluation clips, given like data; empty = hold out eval_share of data.
+        eval_share: Share of the clips held out for evaluation where eval_data is empty.
+        split: Split of data, for datasets that have splits.
+        eval_split: Split of eval_data.
+        target: Text-encoder space to train for: sd15, sd21, sdxl or mini.
+        teacher: Diffusion model whose text encoders are the teacher: mini, diffusers folder or hub id.
+        backbone: Pretrained Wav2Vec2-BERT, a folder or hub id; "tiny" or "full" = untrained.
+        encoder: Checkpoint to train further, in place of a backbone and a new head; it brings its own window and head.
+        output: Folder of the run.
+        captions: Folder of cached captions; empty = captions/ of prepared data, else of the output folder.
+        batch_size: Clips of a step, divided among all processes; 0 = trainer.per_device_train_batch_size on each.
+        bank_bytes: Size of the negative captions that one process holds; larger banks are split over the processes.
+        chunk_size: Clips encoded at once, for batches larger than memory (GradCache); 0 = the whole batch.
+        freeze_layers: Number of the backbone's lowest layers that are not trained, with its feature projection.
+        lora_rank: Rank of low-rank adapters, trained in place of the backbone's linear layers; 0 = none.
+        lora_alpha: Scale of the adapters, divided by their rank.
+        lora_dropout: Dropout probability before the adapters.
+        layer_decay: Learning rate of a layer as a share of the layer above it; 1 = equal rates.
+        ema_decay: Decay of an exponential moving average of the weights, which is then evaluated and kept; 0 = none.
+        early_stopping: Evaluations in a row without improvement after which the run stops; 0 = never.
+        mask_padding: Padded frames are masked in training, even where the encoder's windows show them.
+        licence: License of the data, for the model card.
+    """
+
+    data: str = ""
+    eval_data: str = ""
+    eval_share: float = 0.1
+    split: str = ""
+    eval_split: str = ""
+    target: str = "sd15"
+    teacher: str = ""
+    backbone: str = "facebook/w2v-bert-2.0"
+    encoder: str = ""
+    output: str = ""
+    captions: str = ""
+    batch_size: int = 0
+    bank_bytes: int = 2**31
+    chunk_size: int = 0
+    freeze_layers: int = 0
+    lora_rank: int = 0
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    layer_decay: float = 1.0
+    ema_decay: float = 0.0
+    early_stopping: int = 0
+    mask_padding: bool = True
+    licence: str = ""
 
     def __post_init__(self) -> None:
         get_target(self.target)
@@ -68,15 +95,14 @@ class RunConfig:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"run.{name} must be between {low} and {high}, not {getattr(self, name)!r}")
         for name, low in _COUNTS.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ValueError(f"run.{name} must be a whole number of at least {low}, not {value!r}")
+            if getattr(self, name) < low:
+                raise ValueError(f"run.{name} must be at least {low}, not {getattr(self, name)!r}")
 
     def require(self, *names: str) -> None:
-        """Refuse settings without these.
+        """Refuse settings without these fields.
 
         Raises:
-            ValueError: one is empty.
+            ValueError: One is empty.
         """
         for name in names:
             if not getattr(self, name):
@@ -90,6 +116,7 @@ SECTIONS: dict[str, type] = {
     "data": DataConfig,
     "loss": LossConfig,
 }
+DERIVED = ("data.window_seconds",)  # fields that follow from others
 TRAINER = "trainer"  # the section that is transformers' TrainingArguments
 
 
@@ -106,33 +133,35 @@ class FitConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> FitConfig:
-        """Settings by section and field, as a YAML file holds them.
+        """Make settings from sections of fields, as a YAML file holds them.
 
         Raises:
-            ValueError: an unknown section or field (with the nearest name), or an impossible value.
+            ValueError: An unknown section or field (with the nearest name), or an impossible value.
+            FileNotFoundError: No checkpoint `run.encoder`.
         """
-        _check_names(settings, [*SECTIONS, TRAINER], "section")
+        check_names(settings, [*SECTIONS, TRAINER], "section")
         parts: dict[str, Any] = {}
         for name, section in SECTIONS.items():
             values = settings.get(name) or {}
             if not isinstance(values, Mapping):
                 raise ValueError(f"section {name!r} must hold fields, not {values!r}")
-            _check_names(values, [f.name for f in fields(section)], f"field of section {name!r}")
+            values = _converted(name, values, field_types(section))
             if name == "data":
-                values = {**values, "window_seconds": _window_seconds(values, parts["run"], parts["window"])}
-            kinds = get_type_hints(section)
-            try:
-                parts[name] = section(**{key: _as(kinds[key], value) for key, value in values.items()})
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"section {name!r}: {first_line(error)}") from error
-        trainer = dict(settings.get(TRAINER) or {})
-        _check_names(trainer, trainer_fields(), f"field of section {TRAINER!r}")
-        kinds = trainer_fields()
-        return cls(**parts, trainer={key: _as(kinds[key], value) for key, value in trainer.items()})
+                values["window_seconds"] = _window_seconds(values, parts["run"], parts["window"])
+            parts[name] = section(**values)
+        trainer = settings.get(TRAINER) or {}
+        return cls(**parts, trainer=_converted(TRAINER, trainer, trainer_fields(), strict=False))
 
     def to_dict(self) -> dict[str, Any]:
-        """The form that `from_dict` takes, every field of our own sections included."""
+        """Return the form that `from_dict` takes, with every field of our own sections."""
         return {**{name: asdict(getattr(self, name)) for name in SECTIONS}, TRAINER: dict(self.trainer)}
+
+
+def _converted(
+    section: str, values: Mapping[str, Any], kinds: Mapping[str, tuple[Any, ...]], *, strict: bool = True
+) -> dict[str, Any]:
+    check_names(values, kinds, f"field of section {section!r}")
+    return {name: convert(f"{section}.{name}", value, kinds[name], strict=strict) for name, value in values.items()}
 
 
 def item_seconds(window: WindowConfig) -> float | None:
@@ -152,13 +181,12 @@ def _window_seconds(data: Mapping[str, Any], run: RunConfig, window: WindowConfi
         FileNotFoundError: no checkpoint `run.encoder`.
     """
     seconds = item_seconds(_checkpoint_window(run.encoder) if run.encoder else window)
-    given = _as(float, data.get("window_seconds", seconds))
+    given = data.get("window_seconds", seconds)
     if given != seconds:
+        stated = "null" if given is None else f"{given:g}"
         encoder = f"the encoder {run.encoder}" if run.encoder else "the encoder (section 'window')"
         takes = "whole clips (null)" if seconds is None else f"windows of {seconds:g} s"
-        raise ValueError(
-            f"data.window_seconds is {'null' if given is None else given}, but {encoder} takes {takes}: leave it out"
-        )
+        raise ValueError(f"data.window_seconds is {stated}, but {encoder} takes {takes}: leave it out")
     return seconds
 
 
@@ -174,17 +202,27 @@ def _checkpoint_window(name_or_path: str) -> WindowConfig:
 
 
 def load_settings(preset: str | None, files: Iterable[str | Path], flags: Mapping[str, str]) -> FitConfig:
-    """Preset, then YAML files, then flags `section.field` -> text: the later one wins.
+    """Load a preset, then YAML files, then flags `section.field` -> text; the later one wins.
 
     Raises:
-        ValueError: unknown preset (with the nearest name), no YAML mapping, or as `FitConfig.from_dict`.
-        FileNotFoundError: no such YAML file.
+        ValueError: Unknown preset (with the nearest name), a file without YAML sections, or as `FitConfig.from_dict`.
+        FileNotFoundError: No such YAML file, or as `FitConfig.from_dict`.
     """
+    return FitConfig.from_dict(merge_settings(preset, files, flags))
+
+
+def merge_settings(
+    preset: str | None, files: Iterable[str | Path], flags: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Return the sections of `load_settings` with the fields that are set, before they are checked."""
     settings: dict[str, dict[str, Any]] = {}
     if preset is not None:
-        names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        preset = PRESET_ALIASES.get(preset, preset)
+        names = preset_names()
         if preset not in names:
-            raise ValueError(f"unknown preset {preset!r}{_nearest(preset, names)}; there are {', '.join(names)}")
+            close = nearest(preset, names)
+            hint = f" (did you mean {close!r}?)" if close else ""
+            raise ValueError(f"unknown preset {preset!r}{hint}; there are {', '.join(names)}")
         files = [PRESETS / f"{preset}.yaml", *files]
     for file in files:
         try:
@@ -199,19 +237,27 @@ def load_settings(preset: str | None, files: Iterable[str | Path], flags: Mappin
             settings.setdefault(name, {}).update(values or {})
     for flag, text in flags.items():
         section, _, name = flag.partition(".")
-        settings.setdefault(section, {})[name.replace("-", "_")] = yaml.safe_load(text) if text else text
-    return FitConfig.from_dict(settings)
+        name = name.replace("-", "_")
+        is_text = section in SECTIONS and field_types(SECTIONS[section]).get(name) == (str,)
+        settings.setdefault(section, {})[name] = text if is_text or not text else yaml.safe_load(text)
+    return settings
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def keep_settings(
     file: Path, settings: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None, free: Iterable[str] = ()
 ) -> list[str]:
-    """Write settings where none are yet, else say which differ from those in the file.
+    """Write settings where there are none yet; otherwise compare them with those in the file.
 
     Args:
-        file: YAML.
-        settings: by name, or by section and name.
-        defaults: of those that the file does not hold, which an earlier release did not know. free: may differ.
+        file: YAML file.
+        settings: Values by name, or by section and name.
+        defaults: Values of settings that the file lacks because an earlier release did not know them.
+        free: Names that may differ.
 
     Returns:
         The names of those that differ, as `name` or `section.name`.
@@ -220,54 +266,14 @@ def keep_settings(
         with whole_file(file) as partial:
             partial.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
         return []
-    before, now = {**_flat(defaults or {}), **_flat(yaml.safe_load(file.read_text(encoding="utf-8")))}, _flat(settings)
+    before, now = {**flat(defaults or {}), **flat(yaml.safe_load(file.read_text(encoding="utf-8")))}, flat(settings)
     names = (before.keys() | now.keys()) - set(free)
     return sorted(name for name in names if before.get(name) != now.get(name))
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of fields as `section.field`."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
-def trainer_fields() -> dict[str, Any]:
-    """Fields of transformers' `TrainingArguments` and their types, without the folder, which is the run's."""
+def trainer_fields() -> dict[str, tuple[Any, ...]]:
+    """Return the fields of transformers' `TrainingArguments` with their types; the folder is the run's."""
     from transformers import TrainingArguments
 
-    return {f.name: f.type for f in fields(TrainingArguments) if f.init and f.name != "output_dir"}
-
-
-def defaults(section: type) -> dict[str, Any]:
-    """Field -> default of a section."""
-    return {f.name: f.default if f.default is not MISSING else None for f in fields(section)}
-
-
-def _as(kind: Any, value: Any) -> Any:
-    """YAML reads 1e-4 as text, 1 as a whole number and no as false: a float, and a strategy's name, where wanted."""
-    names = str(kind)
-    if value is False and "str" in names and "bool" not in names:
-        return "no"
-    if isinstance(value, str) and "float" in names and "str" not in names:
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError(f"{value!r} is no number") from None
-    if isinstance(value, int) and not isinstance(value, bool) and kind is float:
-        return float(value)
-    return value
-
-
-def _check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    known = list(known)
-    for name in given:
-        if name not in known:
-            there = ", ".join(known) if len(known) <= _MOST_NAMES else f"{len(known)}, see --help"
-            raise ValueError(f"unknown {what} {name!r}{_nearest(str(name), known)}; there are {there}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    kinds = field_types(TrainingArguments)
+    return {f.name: kinds[f.name] for f in fields(TrainingArguments) if f.init and f.name != "output_dir"}

@@ -24,7 +24,8 @@ def run_program(
         name: of the program.
         description: what it is for.
         commands: modules with HELP, add_arguments(parser) and run(arguments); named as the command is. One with
-            TAKES_REST finds the arguments that the parser does not know in `arguments.rest`.
+            TAKES_REST finds the arguments that the parser does not know in `arguments.rest`; one with OWN_HELP adds
+            --help itself.
         argv: None = of the process.
         log: names of the packages whose messages are shown.
 
@@ -37,7 +38,12 @@ def run_program(
         dest="command", required=True, metavar="COMMAND", parser_class=lambda **options: _Parser(name, **options)
     )
     for module in commands:
-        command = below.add_parser(module.__name__.rsplit(".", 1)[-1], help=module.HELP, description=module.HELP)
+        command = below.add_parser(
+            module.__name__.rsplit(".", 1)[-1],
+            help=module.HELP,
+            description=module.HELP,
+            add_help=not getattr(module, "OWN_HELP", False),
+        )
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         module.add_arguments(command)
         command.set_defaults(run=module.run, takes_rest=getattr(module, "TAKES_REST", False))

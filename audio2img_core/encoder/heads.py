@@ -18,13 +18,24 @@ INITIAL_LOGIT_SCALE = math.log(1 / 0.15)  # of cosines, as a logarithm; the seed
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The head's kind and size. The conv head's kernel, stride and layers are the backbone config's adapter fields."""
+    """Kind and size of the head.
 
-    kind: str = "query"  # "conv": the Wav2Vec2-BERT adapter, as many tokens as the window gives; "query": num_tokens
-    num_tokens: int = 76  # query: tokens that come out (76 and the BOS token make a prompt of 77)
-    width: int = 512  # query: channels inside the head
-    num_layers: int = 2  # query
-    num_heads: int = 8  # query
+    The conv head's kernel, stride and layers are the backbone config's adapter fields.
+
+    Attributes:
+        kind: Kind of head: "conv" = the Wav2Vec2-BERT adapter, as many tokens as the window gives; "query" =
+            num_tokens.
+        num_tokens: Number of tokens of the query head (76 and the BOS token make a prompt of 77).
+        width: Number of channels inside the query head.
+        num_layers: Number of layers of the query head.
+        num_heads: Number of attention heads of the query head.
+    """
+
+    kind: str = "query"
+    num_tokens: int = 76
+    width: int = 512
+    num_layers: int = 2
+    num_heads: int = 8
 
     def __post_init__(self) -> None:
         if self.kind not in HEADS:

@@ -17,14 +17,25 @@ PADDING = ("mask", "repeat", "constant")
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How a clip is cut and how short windows are filled."""
+    """How a clip is cut and how short windows are filled.
 
-    seconds: float = 10.0  # length of one window
-    hop_seconds: float | None = None  # distance between window starts; None = seconds, side by side
-    normalize: str = "window"  # mean and variance over the "window", or over the whole "clip" (the seed's recipe)
-    dynamic_range: float | None = None  # nats below the loudest that are kept, all bins scaled alike; None = each bin
-    padding: str = "mask"  # short windows: "mask" the rest, "repeat" the sound, or visible "constant" (the seed's)
-    pad_value: float = 0.0  # what padded frames hold
+    Attributes:
+        seconds: Length of a window in seconds.
+        hop_seconds: Distance between the starts of windows in seconds; null = seconds, side by side.
+        normalize: Extent of the normalisation: "window", or the whole "clip" (the original project's recipe).
+        dynamic_range: Range below the loudest bin that is kept, in nats, with all bins scaled alike; null = each bin
+            by itself.
+        padding: Filling of short windows: "mask" the rest, "repeat" the audio, or a visible "constant" (the original
+            project's).
+        pad_value: Value of padded frames.
+    """
+
+    seconds: float = 10.0
+    hop_seconds: float | None = None
+    normalize: str = "window"
+    dynamic_range: float | None = None
+    padding: str = "mask"
+    pad_value: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("seconds", self.seconds), ("hop_seconds", self.hop)):

@@ -14,8 +14,9 @@ from audio2img_core import AudioEncoder
 from audio2img_core.cli import main as audio2img
 from tests.helpers.audio import noise, write_audio
 from training.cli import main
-from training.cli.flags import field_comments, more_flags
+from training.cli.flags import more_flags
 from training.config import SECTIONS
+from training.fields import field_help
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +138,14 @@ def test_eval_is_what_encode_gives(run, tiny_folders, examples):
         ({"trainer.save_only_model": "true"}, "could not be gone on with"),
         ({"trainer.eval_strategy": "sometimes"}, "sometimes"),
         ({"run.early_stopping": "2", "trainer.eval_strategy": "no"}, "trainer"),
-        ({"run.lora_rank": "-1"}, "run.lora_rank must be a whole number of at least 0"),
-        ({"loss.temperature": "cold"}, "'cold' is no number"),
+        ({"run.lora_rank": "-1"}, "run.lora_rank must be at least 0, not -1"),
+        ({"loss.temperature": "cold"}, "loss.temperature must be a number, not 'cold'"),
     ],
 )
 def test_bad_settings_get_one_line(words, tmp_path, capsys, changes, message):
-    assert main(["fit", *words(tmp_path / "run", **changes)]) == 2
+    command = ["fit", *words(tmp_path / "run", **changes)]
+    capsys.readouterr()  # what making the models wrote
+    assert main(command) == 2
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and errors[0].startswith("audio2img-train: error: ") and message in errors[0]
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -159,7 +162,9 @@ def test_bad_settings_get_one_line(words, tmp_path, capsys, changes, message):
 )
 def test_bad_data_gets_one_line(words, tmp_path, capsys, manifest, message):
     (tmp_path / "list.csv").write_text(manifest)
-    assert main(["fit", *words(tmp_path / "run", **{"run.data": str(tmp_path / "list.csv")})]) == 2
+    command = ["fit", *words(tmp_path / "run", **{"run.data": str(tmp_path / "list.csv")})]
+    capsys.readouterr()  # what making the models wrote
+    assert main(command) == 2
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and message in errors[0]
 
@@ -173,12 +178,27 @@ def test_unknown_arguments_name_the_nearest(capsys):
 
 def test_help_tells_every_field(capsys):
     for name, section in SECTIONS.items():
-        comments = field_comments(section)
-        assert set(comments) == set(section.__dataclass_fields__), name
+        assert list(field_help(section)) == list(section.__dataclass_fields__), name
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "--loss.temperature" in printed and "--ema-decay" in printed and "TrainingArguments" in printed
+    assert "Share of the clips held out for evaluation where eval_data is empty (default: 0.1)" in printed
+
+
+def test_help_shows_the_defaults_of_the_preset_and_of_files(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("head: {width: 96}\n")
+    for words, shown in (
+        ([], ["(default: query)", "window in seconds (default: 10.0)", "learning_rate 0.0001"]),
+        (["--preset", "kardsim"], ["(default: conv)", "window in seconds (default: 3.75)", "learning_rate 2e-05"]),
+        (["--config", str(tmp_path / "mine.yaml")], ["inside the query head (default: 96)"]),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *words, "--help"])
+        printed = " ".join(capsys.readouterr().out.split())
+        assert stopped.value.code == 0
+        for text in shown:
+            assert text in printed
 
 
 def test_flags_with_and_without_values():

@@ -17,7 +17,7 @@ from training.loop.fit import fit
 from training.loop.start import freeze, layered_optimizer
 
 
-@pytest.mark.parametrize("preset", ["default", "seed"])
+@pytest.mark.parametrize("preset", ["default", "kardsim"])
 def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, preset):
     output = tmp_path / "run"
     more = {"trainer.max_steps": "12", "trainer.logging_steps": "4"}
@@ -96,10 +96,12 @@ def test_presets_are_whole(preset):
 def test_later_settings_win(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("loss:\n  temperature: 0.2\ntrainer:\n  learning_rate: 1e-4\n")
-    config = load_settings("seed", [file], {"loss.temperature": "3e-1", "run.eval-share": "0.2"})
+    config = load_settings("kardsim", [file], {"loss.temperature": "3e-1", "run.eval-share": "0.2"})
     assert config.loss.temperature == 0.3 and config.run.eval_share == 0.2
     assert config.trainer["learning_rate"] == 1e-4 and config.head.kind == "conv"
     assert load_settings(None, [], {"trainer.eval_strategy": "no"}).trainer["eval_strategy"] == "no"
+    assert load_settings("seed", [], {}) == load_settings("kardsim", [], {})  # its former name
+    assert load_settings(None, [], {"run.data": "007"}).run.data == "007"  # a folder, not a number
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,9 @@ def test_later_settings_win(tmp_path):
         (None, {"los.temperature": "1"}, "unknown section 'los' .did you mean 'loss'"),
         (None, {"loss.temprature": "1"}, "'temprature' .did you mean 'temperature'"),
         (None, {"trainer.learning_rat": "1"}, "did you mean 'learning_rate'"),
-        (None, {"loss.temperature": "warm"}, "'warm' is no number"),
+        (None, {"loss.temperature": "warm"}, "loss.temperature must be a number, not 'warm'"),
+        (None, {"loss.bank": "3"}, "loss.bank must be true or false, not 3"),
+        (None, {"window.seconds": "null"}, "window.seconds must be a number, not None"),
         (None, {"run.target": "sd99"}, "unknown target 'sd99'"),
         (None, {"run.layer_decay": "2"}, "between 0 and 1"),
     ],
@@ -194,17 +198,17 @@ def test_the_window_is_the_encoders():
         ("default", {"window.seconds": "2", "data.window_seconds": "2"}, 2.0),
         ("default", {"run.encoder": "mini"}, 4.0),
         ("default", {"run.encoder": "mini", "data.window_seconds": "4.0"}, 4.0),
-        ("seed", {}, None),
+        ("kardsim", {}, None),
         ("seed", {"data.window_seconds": "null"}, None),
     ):
         config = load_settings(preset, [], more)
         assert config.data.window_seconds == seconds
         assert FitConfig.from_dict(config.to_dict()) == config
     for preset, more, message in (
-        ("default", {"data.window_seconds": "2"}, r"data.window_seconds is 2.0, but .* takes windows of 10 s"),
+        ("default", {"data.window_seconds": "2"}, r"data.window_seconds is 2, but .* takes windows of 10 s"),
         ("default", {"run.encoder": "mini", "data.window_seconds": "10"}, r"the encoder mini takes windows of 4 s"),
         ("default", {"data.window_seconds": "null"}, r"data.window_seconds is null, but .* takes windows of 10 s"),
-        ("seed", {"data.window_seconds": "3.75"}, r"takes whole clips \(null\)"),
+        ("kardsim", {"data.window_seconds": "3.75"}, r"takes whole clips \(null\)"),
     ):
         with pytest.raises(ValueError, match=message):
             load_settings(preset, [], more)

@@ -157,7 +157,7 @@ def test_the_temperature_learns_with_layerwise_rates(flags, tmp_path):
 
 
 def test_a_new_encoder_carries_the_temperature_it_is_trained_with(flags, tmp_path):
-    fit(load_settings("seed", [], flags(tmp_path / "run", **{"trainer.max_steps": "1"})))
+    fit(load_settings("kardsim", [], flags(tmp_path / "run", **{"trainer.max_steps": "1"})))
     encoder = AudioEncoder.from_pretrained(tmp_path / "run" / "encoder")
     assert encoder.logit_scale.item() == pytest.approx(math.log(1 / 0.15))
 
@@ -175,7 +175,7 @@ def test_compiled_training_gives_the_same_losses(flags, tmp_path):
     assert runs[0] == pytest.approx(runs[1], rel=0.02)
 
 
-@pytest.mark.parametrize("preset", ["default", "seed"])
+@pytest.mark.parametrize("preset", ["default", "kardsim"])
 def test_checkpointed_activations_give_the_same_losses(flags, tmp_path, preset):
     runs = []
     for kept in ("false", "true"):

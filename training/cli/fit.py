@@ -11,8 +11,9 @@ from audio2img_core.cli.common import progress, quiet_libraries
 from ..config import SECTIONS, TRAINER
 from .flags import add_settings, read_settings
 
-HELP = "Train an encoder; the same command goes on with a run that was stopped."
+HELP = "Train an encoder; the same command resumes a run that was stopped."
 TAKES_REST = True
+OWN_HELP = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

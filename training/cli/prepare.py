@@ -11,6 +11,7 @@ from audio2img_core.cli.common import add_engine_arguments, progress, quiet_libr
 from .flags import add_settings, read_settings
 
 HELP = "Decode, cut and cache clips and the teacher's captions ahead of training; a stopped one goes on."
+OWN_HELP = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

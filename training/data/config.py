@@ -12,29 +12,58 @@ from audio2img_core.encoder.windows import WindowConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a clip becomes. Each augmentation is off at 0 or False, and in evaluation all but `repeat_pad` are."""
+    """What a clip becomes.
 
-    window_seconds: float | None = 10.0  # follows from the encoder's window; None = whole clips, if normalised over
-    max_seconds: float = 60.0  # what is decoded at once: whole clips, and those of unknown length, are cut there
-    min_seconds: float = 0.1  # shorter clips are bad
-    silence_db: float = -80.0  # dB of full scale; a clip whose peak lies below is bad
-    balance: float = 0.0  # 0: every clip is shown alike, 1: every (first) caption is, however many clips it has
-    random_crop: bool = True  # from anywhere in the clip; otherwise, and in evaluation, its beginning
-    repeat_pad: bool = False  # repeat a short sound itself; window.padding "repeat" repeats its features, as inference
-    gain_db: float = 6.0  # louder or softer by at most this
-    speed: float = 0.0  # faster and higher, or slower and lower, by at most this share
-    eq_db: float = 0.0  # a random equaliser of at most this, up and down
-    room_probability: float = 0.0  # share of items that get the echo of a random room
-    noise_probability: float = 0.0  # share of items that get noise of a random colour
-    noise_snr_db: float = 5.0  # the least signal-to-noise ratio then
-    codec_probability: float = 0.0  # share of items that go through MP3 of a low bit rate
-    mix_probability: float = 0.0  # share of items that another clip is mixed into; captions are joined by "and"
-    mix_db: float = 5.0  # the other clip is louder or softer by at most this
-    time_masks: int = 2  # per item; these four are for `augment.mask_features`, on the training device
-    time_width: int = 25  # the widest, in features of 20 ms
-    freq_masks: int = 2  # per item
-    freq_width: int = 16  # the widest, in mel bins of 80
-    max_bad_share: float = 0.05  # training stops when more of the clips are bad
+    Each augmentation is off at 0 or false. In evaluation all are off except `repeat_pad`.
+
+    Attributes:
+        window_seconds: Length of a training item in seconds. It follows from the encoder's window; null = whole clips,
+            where the encoder normalises over them.
+        max_seconds: Longest part of a clip that is decoded, in seconds; longer clips, and those of unknown length, are
+            cut.
+        min_seconds: Shortest usable clip in seconds; shorter clips are skipped.
+        silence_db: Lowest usable peak in dB of full scale; quieter clips are skipped.
+        balance: Balance of the captions: 0 = every clip is shown equally often, 1 = every (first) caption is.
+        random_crop: Crops start anywhere in the clip; otherwise, and in evaluation, at its beginning.
+        repeat_pad: Short clips are repeated as waveforms; window.padding "repeat" repeats their features, as inference
+            does.
+        gain_db: Largest random gain in dB, up or down.
+        speed: Largest random change of speed and pitch, as a share.
+        eq_db: Largest gain of a random equaliser in dB, up or down.
+        room_probability: Share of items that get the echo of a random room.
+        noise_probability: Share of items that get noise of a random colour.
+        noise_snr_db: Lowest signal-to-noise ratio of that noise, in dB.
+        codec_probability: Share of items that are passed through MP3 at a low bit rate.
+        mix_probability: Share of items that are mixed with another clip; the captions are joined by "and".
+        mix_db: Largest random gain of the other clip in dB, up or down.
+        time_masks: Number of time masks for each item, applied to the features on the training device.
+        time_width: Widest time mask, in features of 20 ms.
+        freq_masks: Number of frequency masks for each item.
+        freq_width: Widest frequency mask, in mel bins of 80.
+        max_bad_share: Largest share of unusable clips before training stops.
+    """
+
+    window_seconds: float | None = 10.0
+    max_seconds: float = 60.0
+    min_seconds: float = 0.1
+    silence_db: float = -80.0
+    balance: float = 0.0
+    random_crop: bool = True
+    repeat_pad: bool = False
+    gain_db: float = 6.0
+    speed: float = 0.0
+    eq_db: float = 0.0
+    room_probability: float = 0.0
+    noise_probability: float = 0.0
+    noise_snr_db: float = 5.0
+    codec_probability: float = 0.0
+    mix_probability: float = 0.0
+    mix_db: float = 5.0
+    time_masks: int = 2
+    time_width: int = 25
+    freq_masks: int = 2
+    freq_width: int = 16
+    max_bad_share: float = 0.05
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -26,20 +26,35 @@ _CHUNK_ELEMENTS = 2**24  # of the part of a bank that is pooled at once: 64 MB i
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What `AlignmentLoss` adds up. As it stands: the seed project's loss."""
+    """Parts and weights of `AlignmentLoss`. The defaults are the original project's loss.
 
-    sequence: float = 1.0  # weight of sequence_contrastive; 0 = off, as for the four that follow
-    pooled: float = 0.0  # weight of pooled_contrastive
-    siglip: float = 0.0  # weight of siglip
-    regression: float = 0.0  # weight of token_regression
-    cosine: float = 0.0  # weight of token_cosine
-    temperature: float = 0.15  # of the cosines in all contrastive parts; the first one where it is learned
-    learned_temperature: bool = False  # learn it, within TEMPERATURES
-    symmetric: bool = False  # sequence and pooled: also the direction from text to audio
-    bank: bool = False  # sequence and pooled: all distinct captions are negatives, not only the batch's
-    mask_repeated: bool = False  # captions that are right for a clip are no negatives of it (siglip: positives)
-    padding_weight: float = 1.0  # weight of a position that pads the caption, where a word's is 1
-    norm_weight: float = 0.0  # regression: weight of the squared log ratio of norms
+    Attributes:
+        sequence: Weight of sequence_contrastive; 0 = off, as for the four weights that follow.
+        pooled: Weight of pooled_contrastive.
+        siglip: Weight of siglip.
+        regression: Weight of token_regression.
+        cosine: Weight of token_cosine.
+        temperature: Temperature of the cosines in all contrastive parts; the initial one if it is learned.
+        learned_temperature: The temperature is learned, between 0.01 and 1.
+        symmetric: The sequence and pooled losses also compare from text to audio.
+        bank: The sequence and pooled losses take all distinct captions as negatives, not only those of the batch.
+        mask_repeated: Other captions that are correct for a clip are not its negatives (in siglip: they are positives).
+        padding_weight: Weight of a position that pads the caption; a word's weight is 1.
+        norm_weight: Weight of the squared log ratio of norms within the regression.
+    """
+
+    sequence: float = 1.0
+    pooled: float = 0.0
+    siglip: float = 0.0
+    regression: float = 0.0
+    cosine: float = 0.0
+    temperature: float = 0.15
+    learned_temperature: bool = False
+    symmetric: bool = False
+    bank: bool = False
+    mask_repeated: bool = False
+    padding_weight: float = 1.0
+    norm_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
