@@ -104,4 +104,5 @@ class AudioConditioningSchedule:
         prompts = condition(film.to(host.intermediate_device()), sound_strength=strength, windows="keep", null=null)
         count = len(film.tokens)
         level, begins = (curve(clips[0], fps=fps, frames=count) for curve in (loudness, onsets))
-        return *map(to_comfy, prompts), count, level.tolist(), begins.tolist(), keyframes(level)
+        positive, negative = map(to_comfy, prompts)
+        return positive, negative, count, level.tolist(), begins.tolist(), keyframes(level)

@@ -1,26 +1,24 @@
-"""Reading the sound of a file with PyAV: opening it safely, seeking, and slices that are exact to the sample."""
+"""Decoding the sound of an open file with PyAV: seeking, and slices that are exact to the sample."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import logging
 import math
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from fractions import Fraction
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
 
-from ..checks import MAX_RATE, MIN_RATE, one_line
+from ..checks import MAX_RATE, MIN_RATE
+from .container import ALLOWED, duration_of
 from .excerpt import MAX_SECONDS_VARIABLE, Excerpt
 
 logger = logging.getLogger(__name__)
-
-ALLOWED = "a sound or video file that FFmpeg can decode (wav, flac, mp3, ogg, opus, m4a, mp4, webm, mkv, ...)"
 
 _VALUES_PER_SECOND = 2 * 48_000  # with more channels or a higher rate, as many fewer seconds: memory is what counts
 
@@ -31,8 +29,6 @@ _HEAD_FRAMES = 16  # frames that tell where a file's clock starts and how long i
 _CLOCK_FRAMES = 32  # frames whose rounded timestamps are averaged after a seek
 _MOST_PLANES = 7  # arrays of one channel each; of more, PyAV reads beyond the end of FFmpeg's list of them (a crash)
 _VORBIS_GRID = 64  # every Vorbis block pair overlaps in a multiple of this (smallest usual block 256, / 4)
-# Formats that are only a list of other files or of addresses.
-_POINTERS = {"hls", "concat", "dash", "imf", "sdp", "rtsp"}
 # Formats whose timestamps after a seek are exact, with these codecs ("" = any); others, raw AC-3 and DTS or
 # ADPCM in WAV, say, are sought by guessing from the bit rate, and are decoded from their beginning here.
 _SEEKABLE = {
@@ -44,88 +40,10 @@ _SEEKABLE = {
 _ANNOUNCING = {"aiff", "au", "flac", "ape", "wv", "tta", "mov", "matroska", "mp3"}
 
 
-def open_file(path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack) -> tuple[BinaryIO, str]:
-    """The file object FFmpeg reads, and the name messages use.
-
-    FFmpeg never opens a path: names such as `concat:a|b` are just files, and Python's own errors come out.
-    """
-    if isinstance(path, (str, os.PathLike)):
-        name = one_line(os.fspath(path))
-        if os.path.isdir(path):
-            raise ValueError(f"{name} is a folder; allowed: {ALLOWED}")
-        file = stack.enter_context(open(path, "rb"))  # noqa: SIM115 - the stack closes it
-        if not file.seekable():
-            raise ValueError(f"{name} is a pipe or device, not a file; allowed: {ALLOWED}")
-    else:
-        file, name = path, one_line(str(getattr(path, "name", "the file object")))
-        if isinstance(file, io.TextIOBase) or not (hasattr(file, "read") and hasattr(file, "seek") and file.seekable()):
-            raise ValueError(f"{name} must be a path or a seekable binary file object, not {type(path).__name__}")
-    if file.seek(0, os.SEEK_END) == 0:
-        raise ValueError(f"{name} is empty; allowed: {ALLOWED}")
-    file.seek(0)
-    return file, name
-
-
-def open_container(file: BinaryIO, others: list[str]) -> av.container.InputContainer:
-    """The container in `file`; addresses of other files that it asks for are put in `others` and not opened."""
-
-    def refuse(url: str, flags: int, options: dict) -> BinaryIO:
-        others.append(url)
-        return io.BytesIO()  # an exception here could be raised by some later, unrelated call of PyAV's
-
-    # The whitelist names no protocol that exists: what does not ask `refuse` cannot open anything either.
-    return av.open(file, "r", options={"protocol_whitelist": "none"}, io_open=refuse, metadata_errors="replace")
-
-
-@contextlib.contextmanager
-def open_audio(path: str | os.PathLike | BinaryIO) -> Iterator[tuple[av.container.InputContainer, av.AudioStream, str]]:
-    """Open a sound file: its container, the audio stream to decode, and the name for messages.
-
-    Raises:
-        OSError: the path cannot be opened.
-        ValueError: FFmpeg fails, there or in the body of the `with`; the file has no sound or refers to other files.
-    """
-    with contextlib.ExitStack() as stack:
-        file, name = open_file(path, stack)
-        others: list[str] = []
-        try:
-            container = stack.enter_context(open_container(file, others))
-            kind = container.format.name.split(",")[0]
-            if kind in _POINTERS:
-                raise ValueError(f"{name} only lists other files (format {kind}); allowed: {ALLOWED}")
-            stream = container.streams.best("audio")
-            if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
-                raise ValueError(f"{name} has no audio stream that can be decoded; allowed: {ALLOWED}")
-            yield container, stream, name
-        except av.FFmpegError as error:
-            problem = f"refers to another file, {others[0]!r}" if others else f"cannot be decoded ({error.strerror})"
-            raise ValueError(one_line(f"{name} {problem}; allowed: {ALLOWED}")) from error
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a container says of its sound before anything is decoded."""
-
-    rate: int  # Hz
-    channels: int
-    seconds: float | None  # None = unknown; can be an estimate from the bit rate
-
-
-def probe(path: str | os.PathLike | BinaryIO) -> AudioInfo:
-    """Read rate, channels and duration of a sound file without decoding it.
-
-    Raises:
-        OSError, ValueError: as `open_audio`.
-    """
-    with open_audio(path) as (container, stream, _):
-        codec = stream.codec_context
-        return AudioInfo(codec.sample_rate, codec.channels, _duration(container, stream))
-
-
 class Reader:
     """One open container and its best audio stream; positions are samples since the first decoded one."""
 
-    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream, name: str) -> None:
+    def __init__(self, container: InputContainer, stream: av.AudioStream, name: str) -> None:
         self.container, self.stream, self.name = container, stream, name
         self.format = container.format.name.split(",")[0]
         self.damaged = 0  # packets that could not be decoded
@@ -137,7 +55,7 @@ class Reader:
         self.rate, self.channels = head[0].sample_rate, head[0].layout.nb_channels
         if not MIN_RATE <= self.rate <= MAX_RATE:
             raise ValueError(f"{name} announces {self.rate} samples a second; allowed: {MIN_RATE} to {MAX_RATE}")
-        self.tick = float(stream.time_base * self.rate)  # samples per unit of a timestamp
+        self.tick = float((stream.time_base or Fraction(1, self.rate)) * self.rate)  # samples per unit of a timestamp
         self.zero = _mean_offset(head, 0.0, self.tick)
         # Frames start on a grid; coarse timestamps (1 ms in Matroska) are rounded to it.
         self.grid = math.gcd(*(frame.samples for frame in head[1:-1]))
@@ -178,16 +96,18 @@ class Reader:
     def _seek(self, seconds: float) -> tuple[Iterator[av.AudioFrame], int | None]:
         """The frames from about `seconds` on and the position of the first; None if that cannot be told."""
         # Matroska indexes only the pictures of a film: by the sound it would read all from the beginning.
-        cover = av.stream.Disposition.attached_pic
+        cover = Disposition.attached_pic
         moving = [s for s in self.container.streams.video if not s.disposition & cover]
         stream = moving[0] if moving and self.format == "matroska" else self.stream
         zero = self.zero / self.rate
         try:
-            self.container.seek(math.floor((seconds + zero) / stream.time_base), stream=stream)
+            self.container.seek(
+                math.floor((seconds + zero) / (stream.time_base or Fraction(1, self.rate))), stream=stream
+            )
             self.damaged = 0
             frames = itertools.dropwhile(lambda frame: frame.pts is None, self._frames())
             known = list(itertools.islice(frames, _CLOCK_FRAMES))
-        except av.error.FFmpegError:
+        except FFmpegError:
             return iter(()), None
         # Ogg numbers the first page after a seek wrongly: what comes before a jump is not to be trusted.
         jump = max((i for i in range(1, len(known)) if not self._follows(*known[i - 1 : i + 1])), default=0)
@@ -213,14 +133,14 @@ class Reader:
         while True:
             try:
                 packet = next(packets, None)
-            except av.error.FFmpegError:
+            except FFmpegError:
                 self.damaged += 1
                 packet = None
             if packet is None:
                 return
             try:
                 frames = packet.decode()
-            except av.error.FFmpegError:
+            except FFmpegError:
                 self.damaged += 1
                 continue
             yield from frames
@@ -284,14 +204,7 @@ class Reader:
             return None
         if self.stream.duration is None and len(self.container.streams) > 1:
             return None  # Matroska's is that of its longest stream
-        return _duration(self.container, self.stream)
-
-
-def _duration(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
-    """Seconds by the stream's header, else by the container's."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / av.time_base
+        return duration_of(self.container, self.stream)
 
 
 def _mean_offset(frames: list[av.AudioFrame], zero: float, tick: float) -> float:

@@ -76,7 +76,8 @@ def _decode(path: str | os.PathLike | BinaryIO, excerpt: Excerpt, *, mono: bool)
 
 def _decoded(path: str | os.PathLike | BinaryIO, excerpt: Excerpt, *, mono: bool) -> Iterator[tuple[int, Tensor]]:
     # PyAV takes a tenth of a second to import, which a ComfyUI that starts need not wait for.
-    from .decode import SEEK_FROM, Reader, open_audio
+    from .container import open_audio
+    from .decode import SEEK_FROM, Reader
 
     for seeking in (True, False) if excerpt.start >= SEEK_FROM else (False,):
         with open_audio(path) as (container, stream, name):

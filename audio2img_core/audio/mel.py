@@ -149,10 +149,8 @@ def _constants(device: str) -> tuple[Tensor, Tensor]:
     # Povey window: a Hann window to the power 0.85 (Kaldi, feature-window.cc).
     window = torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float64)[1:].pow(0.85) * _INT16_SCALE
     hz = torch.linspace(0, 8000, FFT_LENGTH // 2 + 1, dtype=torch.float64)
-    edges = torch.linspace(
-        *(_kaldi_mel(torch.tensor(f, dtype=torch.float64)) for f in (_MIN_HZ, _MAX_HZ)), NUM_MELS + 2
-    )
-    edges = edges.double()
+    lowest, highest = (_kaldi_mel(torch.tensor(f, dtype=torch.float64)).item() for f in (_MIN_HZ, _MAX_HZ))
+    edges = torch.linspace(lowest, highest, NUM_MELS + 2).double()
     # Triangles that are straight on the mel scale, not in Hz.
     mel = _kaldi_mel(hz)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]

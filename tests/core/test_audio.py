@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from audio2img_core.audio import decode as decoding
-from audio2img_core.audio.decode import probe
+from audio2img_core.audio.container import probe
 from audio2img_core.audio.excerpt import Excerpt
 from audio2img_core.audio.io import load_audio, stream_mono
 from audio2img_core.audio.resample import resample, resample_blocks

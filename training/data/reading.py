@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import av
 import torch
 from torch import Tensor
 
 from audio2img_core.audio.clips import AudioClip
-from audio2img_core.audio.decode import open_container, open_file
+from audio2img_core.audio.container import probe
 from audio2img_core.audio.excerpt import Excerpt
 from audio2img_core.audio.io import SAMPLE_RATE
 from audio2img_core.audio.waveform import read_clips
@@ -86,18 +83,10 @@ def _decode(clip: AudioClip, offset: int, samples: int) -> Tensor:
 
 
 def _length(clip: AudioClip) -> float | None:
-    """Seconds of the clip by what its table or the file's header says; None = not known."""
-    with contextlib.ExitStack() as stack:
-        file, _ = open_file(stack.enter_context(clip.opened()), stack)
+    """Seconds of the clip by its manifest and the file's container; None = unknown."""
+    with clip.opened() as file:
         try:
-            container = stack.enter_context(open_container(file, []))
-        except av.error.FFmpegError:
+            seconds = probe(file).seconds
+        except ValueError:
             return None  # decoding says why
-        stream = container.streams.best("audio")
-        if stream is not None and stream.duration is not None:
-            seconds = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            seconds = container.duration / av.time_base
-        else:
-            return None
-    return max(min(seconds, clip.end or seconds) - clip.start, 0.0)
+    return None if seconds is None else max(min(seconds, clip.end or seconds) - clip.start, 0.0)
