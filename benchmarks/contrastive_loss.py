@@ -1,4 +1,4 @@
-"""Time and memory of the sequence-level contrastive loss: the seed project's code against `training.loss.losses`.
+"""Time and memory of the sequence-level contrastive loss: the seed project's code against `training.loss.contrastive`.
 
     python benchmarks/contrastive_loss.py
 
@@ -38,7 +38,7 @@ def seed_loss(audio, text):
 
 
 def our_loss(audio, text):
-    from training.loss.losses import sequence_contrastive
+    from training.loss.contrastive import sequence_contrastive
 
     return sequence_contrastive(audio, text, temperature=TEMPERATURE)
 

@@ -4,7 +4,7 @@ Both train the same random weights of the published size on 8 clips of 3.75 s wi
 checkpointing and AdamW, from features to updated weights. Theirs is what its notebook does, with transformers'
 `Trainer` taken off: the plain `Wav2Vec2BertModel`, under float16 autocast with a scaled loss on a GPU and in float32 on
 a CPU. Ours is preset `kardsim` as `audio2img-train fit --trainer.bf16 true` runs it: `AudioEncoder` under bfloat16
-autocast, `training.loss.losses`. Each in a process of its own. Writes `benchmarks/results/train_step.json`.
+autocast, `training.loss.contrastive`. Each in a process of its own. Writes `benchmarks/results/train_step.json`.
 """
 
 from __future__ import annotations

@@ -11,17 +11,11 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training.loss import losses
+from training.loss import contrastive
 from training.loss.alignment import AlignmentLoss, LossConfig
-from training.loss.losses import (
-    LogitScale,
-    pool_tokens,
-    pooled_contrastive,
-    sequence_contrastive,
-    siglip,
-    token_cosine,
-    token_regression,
-)
+from training.loss.contrastive import pooled_contrastive, sequence_contrastive, siglip
+from training.loss.temperature import LogitScale
+from training.loss.tokens import pool_tokens, token_cosine, token_regression
 
 B, T, D, M = 5, 3, 4, 7
 
@@ -91,7 +85,7 @@ def test_order_of_the_batch_does_not_matter():
 
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 def test_bank_is_as_more_captions_in_the_softmax(monkeypatch, chunk):
-    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk * T * B)
+    monkeypatch.setattr(contrastive, "_CHUNK_ELEMENTS", chunk * T * B)
     audio, text, bank = tokens().requires_grad_(), tokens(), tokens(M)
     cos = torch.cosine_similarity(audio.unsqueeze(1), torch.cat([text, bank]).unsqueeze(0), dim=-1) / 0.15
     expected = F.cross_entropy(cos, torch.arange(B)[:, None].repeat(1, T))
@@ -162,7 +156,7 @@ def test_unlike_captions_are_not_masked():
 @pytest.mark.parametrize("chunk", [1, 100])
 def test_bank_may_hold_the_batchs_own_captions(monkeypatch, chunk):
     """With ids, a bank of the batch's captions and others counts each other caption once more, own ones never."""
-    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk * T * B)
+    monkeypatch.setattr(contrastive, "_CHUNK_ELEMENTS", chunk * T * B)
     audio, text, others = tokens().requires_grad_(), tokens(), tokens(2)
     ids, other_ids = torch.arange(B), torch.tensor([50, 60])
     with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either, though the whole bank is masked
@@ -292,7 +286,7 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("kind", ["sequence", "pooled"])
 def test_contrastive_gradients(monkeypatch, name, kind):
-    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 2 * T * B)
+    monkeypatch.setattr(contrastive, "_CHUNK_ELEMENTS", 2 * T * B)
     make = dict(OPTIONS[name])
     shape = (T, D) if kind == "sequence" else (D,)
     audio, text, bank = (torch.randn(rows, *shape, dtype=torch.float64) for rows in (B, B, M))
@@ -389,7 +383,7 @@ def test_no_tensor_of_all_pairs_and_channels():
 
 def test_a_large_bank_is_read_in_chunks(monkeypatch):
     batch, positions, width, rows = 16, 5, 8, 200
-    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 20 * positions * batch)
+    monkeypatch.setattr(contrastive, "_CHUNK_ELEMENTS", 20 * positions * batch)
     audio = torch.randn(batch, positions, width, requires_grad=True)
     bank = torch.randn(rows, positions, width).half()
     with LargestTensor() as largest:

@@ -9,17 +9,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from .losses import (
-    INITIAL_LOGIT_BIAS,
-    LogitScale,
-    full_precision,
-    pool_tokens,
-    pooled_contrastive,
-    sequence_contrastive,
-    siglip,
-    token_cosine,
-    token_regression,
-)
+from .common import full_precision
+from .contrastive import INITIAL_LOGIT_BIAS, pooled_contrastive, sequence_contrastive, siglip
+from .temperature import LogitScale
+from .tokens import pool_tokens, token_cosine, token_regression
 
 _CHUNK_ELEMENTS = 2**24  # of the part of a bank that is pooled at once: 64 MB in float32
 

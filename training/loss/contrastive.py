@@ -1,4 +1,4 @@
-"""Losses that draw an audio encoder's tokens to a text encoder's.
+"""Contrastive losses: which of the captions belongs to a clip?
 
 audio and text are [B, T, D] (tokens) or [B, P] (pooled); row i of one belongs to row i of the other, and position t of
 one is compared with position t of the other. The functions compute in float32 (float64 stays), whatever the inputs and
@@ -7,41 +7,22 @@ autocast are, and return a scalar.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-TEMPERATURES = (0.01, 1.0)
-"""Range of a learned temperature: CLIP clips the logit scale at 100 (arXiv:2103.00020, 2.5); above 1 nothing is told
-apart."""
+from .common import EPS, check_pooled, check_tokens, in_float32, weighted_mean
+
 INITIAL_LOGIT_BIAS = -10.0
 """SigLIP's: nearly all pairs are negative, so training starts near that prior (arXiv:2303.15343, 3.2)."""
-_EPS = 1e-8  # least norm divided by, as in torch.cosine_similarity
 _CHUNK_ELEMENTS = 2**24  # of the largest tensor that one chunk of the bank makes: 64 MB in float32
 
 
-def _in_float32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Run `loss(audio, text, ...)` without autocast and with its two tensors in float32, or float64 if audio is."""
-
-    @functools.wraps(loss)
-    def wrapper(audio: Tensor, text: Tensor, **options) -> Tensor:
-        if audio.shape != text.shape:
-            raise ValueError(f"audio {list(audio.shape)} and text {list(text.shape)} must have the same shape")
-        if not audio.numel():
-            raise ValueError(f"audio and text are empty: {list(audio.shape)}")
-        with torch.autocast(audio.device.type, enabled=False):
-            audio = full_precision(audio)
-            return loss(audio, text.to(audio.dtype), **options)
-
-    return wrapper
-
-
-@_in_float32
+@in_float32
 def sequence_contrastive(
     audio: Tensor,
     text: Tensor,
@@ -81,7 +62,7 @@ def sequence_contrastive(
     Raises:
         ValueError: shapes that do not fit, a temperature that is not above 0, or ids of one side only.
     """
-    _check_tokens(audio)
+    check_tokens(audio)
     _check_temperature(temperature)
     _check_bank(audio, bank, caption_ids, bank_ids)
     scores = _scores(audio, text, temperature)
@@ -97,7 +78,7 @@ def sequence_contrastive(
         partition = torch.cat([partition[None], parts]).logsumexp(0)
     if symmetric:
         partition = (partition + scores.logsumexp(1)) / 2
-    return _weighted_mean((partition - own).T, position_weights)
+    return weighted_mean((partition - own).T, position_weights)
 
 
 def pooled_contrastive(
@@ -122,7 +103,7 @@ def pooled_contrastive(
     Raises:
         ValueError: as `sequence_contrastive`.
     """
-    _check_pooled(audio)
+    check_pooled(audio)
     if bank is not None and bank.ndim != 2:
         raise ValueError(f"bank must be [M, P], not {list(bank.shape)}")
     return sequence_contrastive(
@@ -137,7 +118,7 @@ def pooled_contrastive(
     )
 
 
-@_in_float32
+@in_float32
 def siglip(
     audio: Tensor,
     text: Tensor,
@@ -162,7 +143,7 @@ def siglip(
     Raises:
         ValueError: shapes that do not fit.
     """
-    _check_pooled(audio)
+    check_pooled(audio)
     cosines = _scores(audio[:, None], text[:, None], 1.0)[0]
     positive = torch.eye(len(audio), dtype=torch.bool, device=audio.device)
     if caption_ids is not None:
@@ -172,137 +153,14 @@ def siglip(
     return F.softplus(torch.where(positive, -logits, logits)).sum(1).mean()
 
 
-@_in_float32
-def token_regression(
-    audio: Tensor,
-    text: Tensor,
-    *,
-    token_norms: Tensor | None = None,
-    position_weights: Tensor | None = None,
-    norm_weight: float = 0.0,
-) -> Tensor:
-    """Distance of tokens in units of the teacher's norm, and how far their norms are apart.
-
-    The mean over clips i and positions t of
-
-        |a - t|^2 / n^2 + norm_weight * (log |a| - log |t|)^2
-
-    with the tokens a and t and the norm n of the position. Regression of prompt tokens on sound is SonicDiffusion's
-    (arXiv:2405.00878); that a prompt's norms differ by position, and that they matter, is GlueGen's (arXiv:2303.10056).
-    0 = equal tokens, 1 = as far off as silence (a = 0).
-
-    Args:
-        audio: [B, T, D].
-        text: [B, T, D].
-        token_norms: [T] the teacher's mean norm by position; None = the norm of each text token itself.
-        position_weights: [B, T] or [T], as in `sequence_contrastive`.
-        norm_weight: of the second term, at least 0.
-
-    Raises:
-        ValueError: shapes that do not fit, norms that are not above 0.
-    """
-    _check_tokens(audio)
-    text_norms = text.norm(dim=-1)
-    if token_norms is None:
-        norms = text_norms.clamp_min(_EPS)
-    else:
-        norms = token_norms.to(audio.device, audio.dtype)
-        if norms.shape != audio.shape[1:2]:
-            raise ValueError(f"token_norms must have shape [{audio.shape[1]}], not {list(norms.shape)}")
-        if not bool((norms > 0).all()):
-            raise ValueError(f"token_norms must be above 0: the least is {norms.min().item()}")
-    error = (audio - text).square().sum(-1) / norms.square()
-    if norm_weight:
-        ratio = audio.norm(dim=-1).clamp_min(_EPS).log() - text_norms.clamp_min(_EPS).log()
-        error = error + norm_weight * ratio.square()
-    return _weighted_mean(error, position_weights)
-
-
-@_in_float32
-def token_cosine(audio: Tensor, text: Tensor, *, position_weights: Tensor | None = None) -> Tensor:
-    """Mean over clips i and positions t of 1 - cos(audio[i, t], text[i, t]); audio and text [B, T, D].
-
-    `position_weights` [B, T] or [T] as in `sequence_contrastive`.
-
-    Raises:
-        ValueError: shapes that do not fit.
-    """
-    _check_tokens(audio)
-    return _weighted_mean(1 - F.cosine_similarity(audio, text, dim=-1, eps=_EPS), position_weights)
-
-
-def pool_tokens(tokens: Tensor, position_weights: Tensor | None = None) -> Tensor:
-    """Mean over positions, for targets without a pooled embedding: [B, T, D] -> [B, D], in float32 at least.
-
-    `position_weights` [B, T] or [T] as in `sequence_contrastive`; a row whose weights are all 0 gives 0.
-
-    Raises:
-        ValueError: shapes that do not fit.
-    """
-    _check_tokens(tokens)
-    tokens = full_precision(tokens)
-    if position_weights is None:
-        return tokens.mean(1)
-    weights = _expand_weights(position_weights, tokens[..., 0])
-    weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    with torch.autocast(tokens.device.type, enabled=False):
-        return (weights[:, None] @ tokens)[:, 0]
-
-
-class LogitScale(nn.Module):
-    """A learned temperature, kept as the logarithm of its inverse (CLIP, arXiv:2103.00020) and within `TEMPERATURES`.
-
-    The value is clamped where it is used, not the parameter after the step: nothing has to be called after each step
-    (by a Trainer, EMA or sharding that may not let it). The gradient at the bound is that of the bound; only its part
-    that would carry the parameter further out is dropped. So a parameter that overshot comes back as soon as the loss
-    asks for it, where `clamp` alone would leave it without a gradient for good.
-    """
-
-    def __init__(self, temperature: float = 0.15, *, log_scale: nn.Parameter | None = None):
-        """Start at `temperature`; or learn `log_scale`, a 0-d parameter of another module such as the encoder's.
-
-        Raises:
-            ValueError: temperature outside of `TEMPERATURES`.
-        """
-        super().__init__()
-        low, high = TEMPERATURES
-        if not low <= temperature <= high:
-            raise ValueError(f"a learned temperature must lie within {low} and {high}, not {temperature!r}")
-        start = nn.Parameter(torch.tensor(-math.log(temperature))) if log_scale is None else log_scale
-        self.log_scale = start.requires_grad_()
-
-    def forward(self, log_scale: Tensor | None = None) -> Tensor:
-        """The temperature [], in float32 at least; `log_scale` [] in the place of the parameter, where it has passed
-        through the module that wraps it."""
-        low, high = (-math.log(bound) for bound in reversed(TEMPERATURES))
-        log_scale = self.log_scale if log_scale is None else log_scale
-        return torch.exp(-_InwardClamp.apply(full_precision(log_scale), low, high))
-
-
-class _InwardClamp(torch.autograd.Function):
-    """x.clamp(low, high) whose gradient is dropped only where a step against it would lead further out."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.bounds = low, high
-        return x.clamp(low, high)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,), (low, high) = ctx.saved_tensors, ctx.bounds
-        outward = ((x > high) & (grad < 0)) | ((x < low) & (grad > 0))
-        return grad.masked_fill(outward, 0), None, None
-
-
 def _scores(audio: Tensor, text: Tensor, temperature: float | Tensor) -> Tensor:
     """Cosines over the temperature, [T, B, M], of audio [B, T, D] and text [M, T, D].
 
     The products are divided by the norms, not the tokens: that needs no normalised copies of them.
     """
     products = audio.transpose(0, 1) @ text.permute(1, 2, 0)
-    audio_norms = audio.norm(dim=-1).clamp_min(_EPS).T[:, :, None]
-    text_norms = text.norm(dim=-1).clamp_min(_EPS).T[:, None, :]
+    audio_norms = audio.norm(dim=-1).clamp_min(EPS).T[:, :, None]
+    text_norms = text.norm(dim=-1).clamp_min(EPS).T[:, None, :]
     return products / (audio_norms * (text_norms * temperature))
 
 
@@ -342,39 +200,6 @@ def _without(scores: Tensor, mask: Tensor) -> Tensor:
     masked_fill drops again but anomaly detection stops at.
     """
     return scores.masked_fill(mask.to(scores.device), torch.finfo(scores.dtype).min)
-
-
-def _weighted_mean(values: Tensor, position_weights: Tensor | None) -> Tensor:
-    """Mean of values [B, T]; 0 where all the weights are 0."""
-    if position_weights is None:
-        return values.mean()
-    weights = _expand_weights(position_weights, values)
-    return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(values.dtype).tiny)
-
-
-def _expand_weights(weights: Tensor, values: Tensor) -> Tensor:
-    """Position weights [T] or [B, T] as [B, T], like values [B, T]."""
-    if weights.shape not in (values.shape, values.shape[1:]):
-        raise ValueError(
-            f"position_weights must have shape {list(values.shape[1:])} or {list(values.shape)}, "
-            f"not {list(weights.shape)}"
-        )
-    return weights.to(values).expand_as(values)
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or float64 where it is."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _check_tokens(tokens: Tensor) -> None:
-    if tokens.ndim != 3:
-        raise ValueError(f"tokens must have shape [B, T, D], not {list(tokens.shape)}")
-
-
-def _check_pooled(pooled: Tensor) -> None:
-    if pooled.ndim != 2:
-        raise ValueError(f"pooled embeddings must have shape [B, P], not {list(pooled.shape)}")
 
 
 def _check_temperature(temperature: float | Tensor) -> None:
