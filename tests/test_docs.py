@@ -20,6 +20,7 @@ from tests.helpers.pages import FOREIGN, KINDS, OURS, PAGES, ROOT, commands, par
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+LONG = ("start.md", "training.md")  # pages that train, or make a video
 STEPS = ["--trainer.max_steps", "2"]  # of every training, whatever the page says: the last flag wins
 
 
@@ -51,7 +52,13 @@ def run_command(words: list[str], where: str, monkeypatch) -> int:
     return 0
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if runs(block)}))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page in LONG else page
+        for page in sorted({block.page for block in BLOCKS if runs(block)})
+    ],
+)
 def test_the_blocks_of_a_page_run_in_their_order(page, here, capsys, monkeypatch):
     blocks = [block for block in BLOCKS if block.page == page]
     scope = {"__name__": "__main__"}
@@ -257,7 +264,7 @@ def test_the_licences_are_complete():
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    ours = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".jsonl", ".js", ".slurm")
+    ours = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".jsonl", ".js", ".slurm", ".typed")
     shipped = [
         name
         for name in listed.splitlines()

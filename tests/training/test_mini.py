@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from audio2img_core import AudioToImagePipeline, mini
+from audio2img_core import mini
 from training.recipes.mini.classifier import Classifier, name_pictures
 from training.recipes.mini.sounds import read_jsonl
 from training.recipes.mini.table import concepts, plain_name
@@ -24,8 +24,8 @@ EXAMPLES = {"piano": "piano", "bird": "bird", "rain": "rain", "choir": "choir", 
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return AudioToImagePipeline.from_pretrained(device="cpu")
+def pipe(mini_pipeline):
+    return mini_pipeline
 
 
 @pytest.fixture(scope="module")
