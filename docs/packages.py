@@ -1,7 +1,7 @@
 """The licences of all packages that the constraints pin: `python docs/packages.py` writes `docs/packages.md`.
 
 It reads what each package says of itself, in the environment that it runs in: with `pip install -c constraints.txt -e
-".[test]"` all of them are there.
+".[lint,test]"` all of them are there.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def test_options_in_the_text_exist(capsys):
     from training.config import trainer_fields
 
     known = {"--help", "--version", "--gpus"}
-    known |= {"--head", "--address", "--max-restarts"}  # of Ray and torchrun
+    known |= {"--head", "--address", "--max-restarts", "--randomly-seed"}  # of Ray, torchrun and pytest
     for program, names in (("audio2img", "generate film hear app encode info convert init"), ("audio2img-train", "")):
         for name in (names or "fit prepare eval").split():
             with pytest.raises(SystemExit):

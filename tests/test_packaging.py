@@ -1,11 +1,14 @@
-"""The project file declares what the code imports, and the packages import each other in one direction only."""
+"""The project file declares what the code imports, Python's versions agree, and the wheel holds what it should."""
 
 from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +110,22 @@ def test_every_place_names_the_same_python():
     assert tuple(map(int, served.split("."))) in tried
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert config["tool"]["ruff"]["target-version"] == f"py{version.replace('.', '')}"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_packages_and_their_data(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("audio2img_core", "training"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    wanted = {path.relative_to(source).as_posix() for path in source.glob("*/**/*") if path.is_file()}
+    wanted = {name for name in wanted if not name.startswith(("build/", "training/recipes/"))}
+    assert held == {name for name in wanted if ".egg-info/" not in name}
+    assert {"audio2img_core/py.typed", "training/presets/default.yaml"} <= held
