@@ -4,7 +4,7 @@ The reference is torchaudio's documented formula (`torchaudio.functional.resampl
 with FFmpeg's filter: `lowpass_filter_width` 16, `rolloff` 0.97, `beta` 9. For each rate to 16 kHz the table shows the
 level of a sine in dB at shares of the lower Nyquist frequency, the RMS difference from the reference in white noise
 (dB below the noise), the largest difference in a chirp to 0.95 of the Nyquist frequency, what is left of a sine at 1.1
-of it, and hours of sound a second of one thread. soxr is skipped where it is not installed.
+of it, and hours of sound resampled in a second of processor time. soxr is skipped where it is not installed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from audio2img_core.audio.resample import resample  # noqa: E402
+from benchmarks.paired import machine, write_result  # noqa: E402
 
 RATE = 16_000
 RATES = (22_050, 44_100, 48_000, 96_000, 8_000)
@@ -70,7 +71,7 @@ def level(sound: np.ndarray) -> float:
     return 10 * math.log10(2 * np.mean(middle(sound) ** 2) + 1e-30)
 
 
-def measure(way: Resampler, rate: int) -> list[float]:
+def measure(way: Resampler, rate: int) -> tuple[list[float], float, float, float | None, float]:
     nyquist = min(rate, RATE) / 2
     responses = [level(way(sine(share * nyquist, rate), rate)) for share in SHARES]
     noise = np.random.default_rng(0).standard_normal(round(SECONDS * rate)).astype(np.float32) * 0.1
@@ -80,16 +81,16 @@ def measure(way: Resampler, rate: int) -> list[float]:
     times = np.arange(round(SECONDS * rate)) / rate
     chirp = np.sin(np.pi * 0.95 * nyquist / SECONDS * times**2).astype(np.float32)
     largest = np.abs(middle(way(chirp, rate)) - middle(by_torchaudio(chirp, rate))).max()
-    left = level(way(sine(1.1 * nyquist, rate), rate)) if rate > RATE else math.nan
+    left = level(way(sine(1.1 * nyquist, rate), rate)) if rate > RATE else None
     minute = np.tile(noise, 15)
     seconds = min(_timed(way, minute, rate) for _ in range(3))
-    return [*responses, relative, float(largest), left, 1 / 60 / seconds]
+    return responses, relative, float(largest), left, 1 / 60 / seconds
 
 
 def _timed(way: Resampler, sound: np.ndarray, rate: int) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     way(sound, rate)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -100,12 +101,17 @@ def main() -> None:
     except ImportError:
         print("soxr is not installed: not measured")
     heads = ["Hz", "by", *(f"{share} dB" for share in SHARES), "noise dB", "chirp", "1.1 dB", "hours/s"]
+    rows = []
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for rate in RATES:
         for name, way in ways.items():
-            *responses, relative, largest, left, speed = measure(way, rate)
-            cells = [*(f"{value:.2f}" for value in responses), f"{relative:.1f}", f"{largest:.1e}", f"{left:.1f}"]
+            responses, relative, largest, left, speed = measure(way, rate)
+            alias = "-" if left is None else f"{left:.1f}"
+            cells = [*(f"{value:.2f}" for value in responses), f"{relative:.1f}", f"{largest:.1e}", alias]
             print(f"| {rate} | {name} | {' | '.join(cells)} | {speed:.2f} |", flush=True)
+            facts = {"noise_db": relative, "chirp": largest, "alias_db": left, "hours_a_second": speed}
+            rows.append({"rate": rate, "by": name, "levels_db": dict(zip(SHARES, responses, strict=True)), **facts})
+    write_result("resamplers", {"machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":
