@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from . import mini
+from .mini import names as mini
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"

@@ -18,8 +18,7 @@ from ..audio2img_core import devices
 from ..audio2img_core.conditioning.comfy import from_comfy
 from ..audio2img_core.conditioning.prompt import Conditioning
 from ..audio2img_core.encoder.embeddings import TokenSpace
-from ..audio2img_core.mini import NAME as MINI
-from ..audio2img_core.mini import encode_texts
+from ..audio2img_core.mini.names import NAME as MINI
 from ..audio2img_core.storage.files import AUDIO_SUFFIXES, walk_files
 from ..audio2img_core.targets import check_fits, target_of_width
 
@@ -203,7 +202,10 @@ def encode_captions(target: str, captions: Sequence[str], clip: Any = None) -> t
     if clip is not None:
         return torch.cat([text_prompt(clip, caption).tokens for caption in captions])
     if target == MINI:
-        return encode_texts(captions)
+        from ..audio2img_core.conditioning.text import encode_texts
+        from ..audio2img_core.generation.loading import shared_mini_diffusion
+
+        return encode_texts(shared_mini_diffusion(), captions)
     raise ValueError(f"captions for an encoder of target {target!r} need the CLIP of its diffusion model: connect one")
 
 

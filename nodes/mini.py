@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..audio2img_core import mini
-
 
 class LoadMiniDiffusion:
     """Load the embedded diffusion model."""
@@ -26,7 +24,8 @@ class LoadMiniDiffusion:
         return {"required": {}}
 
     def execute(self) -> tuple[Any, Any]:
+        from ..audio2img_core.generation.loading import load_mini_diffusion
         from . import diffusion
 
-        pipeline = mini.load_mini_diffusion()
+        pipeline = load_mini_diffusion()
         return diffusion.to_model(pipeline.unet, pipeline.scheduler), diffusion.to_vae(pipeline.vae)

@@ -193,12 +193,11 @@ def _window_seconds(data: Mapping[str, Any], run: RunConfig, window: WindowConfi
 def _checkpoint_window(name_or_path: str) -> WindowConfig:
     from transformers import Wav2Vec2BertConfig
 
-    from audio2img_core import mini
     from audio2img_core.encoder.checkpoint import read_config
-    from audio2img_core.encoder.kardsim import seed_config
+    from audio2img_core.encoder.kardsim import kardsim_config
 
-    config = read_config(mini.FOLDER / "encoder" if name_or_path == mini.NAME else name_or_path)
-    return (seed_config(name_or_path, config) if isinstance(config, Wav2Vec2BertConfig) else config).window
+    config = read_config(name_or_path)
+    return (kardsim_config(name_or_path, config) if isinstance(config, Wav2Vec2BertConfig) else config).window
 
 
 def load_settings(preset: str | None, files: Iterable[str | Path], flags: Mapping[str, str]) -> FitConfig:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .prompt import Conditioning
 
@@ -31,3 +33,8 @@ def encode_text(diffusion: Any, text: str) -> Conditioning:
 def null_conditioning_of(diffusion: Any) -> Conditioning:
     """The empty prompt of the pipeline's text encoders: tokens [1, 77, D], pooled [1, P] for XL."""
     return encode_text(diffusion, "")
+
+
+def encode_texts(diffusion: Any, texts: Sequence[str]) -> Tensor:
+    """The prompt tokens [M, 77, D] float32 that the pipeline's text encoder gives for texts, one after the other."""
+    return torch.cat([encode_text(diffusion, text).tokens for text in texts])

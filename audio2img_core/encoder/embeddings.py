@@ -45,8 +45,8 @@ class AudioEmbeddings:
 
     @property
     def num_clips(self) -> int:
-        """Number of clips."""
-        return max(self.clips) + 1
+        """Number of different clips."""
+        return len(set(self.clips))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AudioEmbeddings:
         """The same on another device or in another dtype."""
@@ -55,7 +55,7 @@ class AudioEmbeddings:
         return replace(self, tokens=tokens, pooled=pooled, space=self.space.to(device, dtype))
 
     def rows(self, first: int, last: int) -> AudioEmbeddings:
-        """Those from `first` up to `last`, which is not among them: windows of one clip, as a schedule gives them."""
+        """Return the windows from `first` to `last` (exclusive); each keeps the number of its clip."""
         part = slice(first, last)
         return replace(
             self,
@@ -67,21 +67,21 @@ class AudioEmbeddings:
         )
 
     def averaged(self) -> AudioEmbeddings:
-        """One row a clip: the mean of its windows, weighted by the sound in each."""
+        """Return one row for each clip: the mean of its windows, weighted by their durations.
+
+        Clips keep their numbers and the order of their first windows.
+        """
+        numbers = tuple(dict.fromkeys(self.clips))
         clips = torch.tensor(self.clips, device=self.tokens.device)
         weights = torch.tensor(self.durations, device=self.tokens.device, dtype=self.tokens.dtype)
-        which = torch.arange(self.num_clips, device=self.tokens.device)[:, None] == clips
-        weights = which * weights
+        weights = (torch.tensor(numbers, device=self.tokens.device)[:, None] == clips) * weights
         weights = weights / weights.sum(1, keepdim=True)
-        firsts = [self.clips.index(c) for c in range(self.num_clips)]
-        durations = tuple(
-            sum(d for d, of in zip(self.durations, self.clips, strict=True) if of == c) for c in range(self.num_clips)
-        )
+        pairs = list(zip(self.clips, self.durations, strict=True))
         return replace(
             self,
             tokens=torch.einsum("cb,bnd->cnd", weights, self.tokens),
             pooled=None if self.pooled is None else weights @ self.pooled,
-            clips=tuple(range(self.num_clips)),
-            starts=tuple(self.starts[i] for i in firsts),
-            durations=durations,
+            clips=numbers,
+            starts=tuple(self.starts[self.clips.index(number)] for number in numbers),
+            durations=tuple(sum(seconds for clip, seconds in pairs if clip == number) for number in numbers),
         )

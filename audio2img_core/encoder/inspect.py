@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import Wav2Vec2BertConfig
 
-from .. import mini
 from ..checks import first_line
+from ..mini import names as mini
 from ..targets import get_target
-from .checkpoint import read_config
-from .kardsim import seed_config
+from .kardsim import kardsim_config
+from .source import located, read_config
 
 if TYPE_CHECKING:
     from .model import AudioEncoder
@@ -28,17 +28,14 @@ def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: as `read_config`.
     """
-    if name_or_path == mini.NAME:
-        encoder = mini.load_mini_encoder()
-        config, form = encoder.config, "embedded"
-        weights: dict[str, Any] = {"parameters": encoder.num_parameters()}
-    else:
-        config = read_config(name_or_path)
-        path = Path(name_or_path).expanduser()
-        form = "single file" if path.is_file() else "folder" if path.is_dir() else "hub id"
-        if isinstance(config, Wav2Vec2BertConfig):
-            config, form = seed_config(name_or_path, config), f"plain Wav2Vec2-BERT {form}"
-        weights = _headers([path] if path.is_file() else sorted(path.glob("*.safetensors")))
+    config = read_config(name_or_path)
+    path = Path(located(name_or_path)).expanduser()
+    form = "single file" if path.is_file() else "folder" if path.is_dir() else "hub id"
+    if isinstance(config, Wav2Vec2BertConfig):
+        config, form = kardsim_config(name_or_path, config), f"plain Wav2Vec2-BERT {form}"
+    elif name_or_path == mini.NAME:
+        form = "embedded"
+    weights = _headers([path] if path.is_file() else sorted(path.glob("*.safetensors")))
     target, window = get_target(config.target), config.window
     bos = "BOS and " if config.prepend_bos else ""
     return {

@@ -16,12 +16,12 @@ from .config import AudioEncoderConfig
 from .heads import INITIAL_LOGIT_SCALE
 from .windows import WindowConfig
 
-# The seed's recipe (its training notebook): the first 375 mel frames of the clip, padded to whole stacked frames,
+# Its recipe (the training notebook): the first 375 mel frames of the clip, padded to whole stacked frames,
 # normalised over the whole clip; inference sees the padding. `facebook/w2v-bert-2.0` pads with 1.0.
-_SEED_WINDOW = {"seconds": 3.75, "normalize": "clip", "padding": "constant", "pad_value": 1.0}
+_WINDOW = {"seconds": 3.75, "normalize": "clip", "padding": "constant", "pad_value": 1.0}
 
 
-def seed_config(name_or_path: str | os.PathLike[str], backbone: Wav2Vec2BertConfig) -> AudioEncoderConfig:
+def kardsim_config(name_or_path: str | os.PathLike[str], backbone: Wav2Vec2BertConfig) -> AudioEncoderConfig:
     """Our config of a plain `Wav2Vec2BertModel` folder or hub id with the config `backbone`.
 
     Raises:
@@ -38,13 +38,13 @@ def seed_config(name_or_path: str | os.PathLike[str], backbone: Wav2Vec2BertConf
     return AudioEncoderConfig(
         backbone=Wav2Vec2BertConfig(**backbone.to_dict()),
         head={"kind": "conv"},
-        window=WindowConfig(**{**_SEED_WINDOW, **_seed_padding(name_or_path)}),
+        window=WindowConfig(**{**_WINDOW, **_padding(name_or_path)}),
         target=target.name,
         training={"source": str(name_or_path), "recipe": "kardSIM/audio2img"},
     )
 
 
-def _seed_padding(name_or_path: str | os.PathLike[str]) -> dict[str, float]:
+def _padding(name_or_path: str | os.PathLike[str]) -> dict[str, float]:
     """The padding value of the feature extractor that lies beside the weights, where there is one."""
     file = Path(name_or_path) / "preprocessor_config.json"
     if not file.is_file():
@@ -56,13 +56,13 @@ def _seed_padding(name_or_path: str | os.PathLike[str]) -> dict[str, float]:
         raise ValueError(f"{file}: not a feature extractor's JSON ({first_line(error)})") from error
 
 
-def seed_name(ours: str) -> str | None:
+def kardsim_name(ours: str) -> str | None:
     """The name there of a weight of an `AudioEncoder` with a conv head, None of what it lacks."""
     part, _, name = ours.partition(".")
     return name if part in ("backbone", "head") else None
 
 
-def seed_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def kardsim_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same weights under the names that they have in an `AudioEncoder` with a conv head.
 
     Its temperature was fixed at 0.15, and there was no bias.

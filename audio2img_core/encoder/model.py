@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from ..audio.resample import parts_of
 from ..audio.waveform import Waveform, read_clips
 from ..targets import PROMPT_TOKENS
 from .backbone import adapt
+from .checkpoint import load_encoder
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
 from .heads import INITIAL_LOGIT_SCALE, QueryHead, make_head
@@ -78,8 +79,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> AudioEncoder:
-        """Load a folder, a single `.safetensors` file, a hub id, or a seed project's Wav2Vec2-BERT folder.
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Self:
+        """Load a folder, a single `.safetensors` file, a hub id, or a Wav2Vec2-BERT folder of kardSIM.
 
         Keyword arguments are those of `PreTrainedModel.from_pretrained` (`dtype`, `device_map`, `revision`, ...);
         a single file takes `dtype` only. `dtype="int8"` keeps the weights of the backbone's linear layers in 8 bits,
@@ -88,8 +89,6 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         Raises:
             FileNotFoundError: nothing there. ValueError: a pickle, missing or unexpected weights, wrong config.
         """
-        from .checkpoint import load_encoder
-
         return load_encoder(cls, super().from_pretrained, name_or_path, *args, **kwargs)
 
     def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> AudioEncoderOutput:

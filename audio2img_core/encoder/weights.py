@@ -1,12 +1,10 @@
-"""The weights of a checkpoint: found, compared with its config by their headers before memory is taken, and read."""
+"""The weights of a checkpoint: find them, compare their headers with the config before memory is taken, read them."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,11 @@ from ..checks import first_line, one_line
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WORDS = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "wrongly shaped"}
 _INDEX_BYTES = 64 * 2**20
-_PIECE = 2**20  # numbers that are turned into another dtype at once
-_READERS = 4  # threads: a copy out of the system's cache keeps one busy
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+_MAPPED_BYTES = 2**28  # converted before a file is mapped anew
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 
 
 def weight_files(
@@ -140,83 +129,113 @@ def raise_on_names(source: str, problems: dict[str, list[str]]) -> None:
         raise ValueError(f"{source}: the weights do not fit the config: {'; '.join(found)}")
 
 
+@torch.inference_mode(False)  # ComfyUI's nodes run in inference mode, but these tensors become parameters
 def read_weights(
-    files: Iterable[Path], dtype: torch.dtype | None = None, *, precise: Collection[str] = ()
+    files: Iterable[Path], source: str, dtype: torch.dtype | None = None, *, precise: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """All tensors of safetensors files on the CPU.
+    """Read all tensors of safetensors files on the CPU, and look at each for NaN.
 
-    Read, not mapped: what is mapped counts as memory until the system wants it back, beside its copy in another dtype;
-    and it lies on any boundary, so that matrix products may sum in another order from one load to the next.
+    Tensors that keep their dtype stay mapped. A mapping begins at a page, so each weight is aligned as it was the last
+    time, and the same audio gives the same bits from load to load.
 
     Args:
-        dtype: what numbers with a fraction are turned into, one tensor after the other; None = as they are stored.
-        precise: names of tensors that are turned into float32 in its place.
+        files: safetensors files.
+        source: The checkpoint's name in messages.
+        dtype: What floating-point tensors are converted to, one after the other; None keeps the stored dtype.
+        precise: Names of tensors that are converted to float32 instead.
 
     Raises:
-        SafetensorError: not a whole safetensors file. ValueError: a kind of number that no encoder has.
-        OSError: it cannot be read.
+        ValueError: a file is broken, or a tensor is of a dtype that no encoder has, or holds NaN or infinite values.
     """
     weights: dict[str, Tensor] = {}
-    for path in files:
-        weights |= _read_file(path, dtype, precise)
+    for file in files:
+        names = list(read_shapes(file))
+        while names:
+            _read_some(file, names, weights, source, dtype, precise)
     return weights
 
 
-@torch.inference_mode(False)  # ComfyUI has it on, of which the threads would not know
-def _read_file(path: Path, dtype: torch.dtype | None, precise: Collection[str]) -> dict[str, Tensor]:
-    with safe_open(path, "pt"):  # checks the header against the file
-        pass
-    size = int.from_bytes(_read(path, 0, torch.empty(8, dtype=torch.uint8)).numpy().tobytes(), "little")
-    header = json.loads(_read(path, 8, torch.empty(size, dtype=torch.uint8)).numpy().tobytes())
-    header.pop("__metadata__", None)
-    weights: dict[str, Tensor] = {}
-    for name, entry in header.items():
-        stored = _DTYPES.get(entry["dtype"])
-        if stored is None:
-            raise ValueError(f"{path}: {name} is of dtype {entry['dtype']}; allowed are {', '.join(_DTYPES)}")
-        wanted = torch.float32 if dtype is not None and name in precise else dtype
-        kept = stored if wanted is None or not stored.is_floating_point else wanted
-        weights[name] = torch.empty(entry["shape"], dtype=kept)
-    own = threading.local()
+def _read_some(
+    file: Path,
+    names: list[str],
+    weights: dict[str, Tensor],
+    source: str,
+    dtype: torch.dtype | None,
+    precise: Collection[str],
+) -> None:
+    """Move tensors from `names` to `weights` until `_MAPPED_BYTES` have been converted.
 
-    def fill(name: str) -> None:
-        position = 8 + size + header[name]["data_offsets"][0]
-        tensor, stored = weights[name].flatten(), _DTYPES[header[name]["dtype"]]
-        if tensor.dtype == stored:
-            _read(path, position, tensor.view(torch.uint8))
-            return
-        if not hasattr(own, "scratch"):
-            own.scratch = torch.empty(_PIECE * torch.float64.itemsize, dtype=torch.uint8)
-        for piece in tensor.split(_PIECE):
-            count = len(piece) * stored.itemsize
-            piece.copy_(_read(path, position, own.scratch[:count]).view(stored))
-            position += count
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        for _ in pool.map(fill, header):
-            pass
-    return weights
+    The mapping then ends: what has been read of it counts as memory until then, beside the converted copy.
+    """
+    converted = 0
+    try:
+        with safe_open(file, "pt") as opened:
+            while names and converted < _MAPPED_BYTES:
+                name = names.pop()
+                tensor = stored = opened.get_tensor(name)
+                if stored.dtype not in _DTYPES:
+                    allowed = ", ".join(map(str, _DTYPES))
+                    raise ValueError(f"{file}: {name} is of dtype {stored.dtype}; allowed are {allowed}")
+                if dtype is not None and stored.is_floating_point():
+                    tensor = stored.to(torch.float32 if name in precise else dtype)
+                if tensor.data_ptr() % tensor.itemsize:  # safetensors allows it, processors need not
+                    tensor = tensor.clone()
+                check_finite(name, tensor, source)
+                weights[name] = tensor
+                converted += 0 if tensor is stored else stored.nbytes
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{source}: the weights cannot be loaded: {first_line(error)}") from error
 
 
-def check_finite(model: torch.nn.Module, source: str) -> None:
-    """Refuse weights that are NaN or infinite.
-
-    One pass that takes no memory: a sum is finite where all its terms are, but for sums beyond float32, which are
-    looked at again.
+def check_finite(name: str, tensor: Tensor, source: str) -> None:
+    """Refuse a weight that holds NaN or infinite values.
 
     Raises:
-        ValueError: it names the first of them.
+        ValueError: the message names it.
     """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta or not tensor.is_floating_point():
-            continue
-        # Narrower floats, such as float8, can only be copied.
-        tensor = tensor.detach() if tensor.dtype.itemsize > 1 else tensor.detach().float()
-        # Of the half floats only float16 needs a wider sum, which takes ten times as long.
-        wider = torch.float32 if tensor.dtype == torch.float16 else None
-        if not tensor.sum(dtype=wider).isfinite() and not tensor.isfinite().all():
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{source}: the weight {name} holds NaN or infinite values, in {kind}")
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return
+    # Narrower floats, such as float8, can only be copied.
+    extremes = (tensor.detach() if tensor.itemsize > 1 else tensor.detach().float()).aminmax()
+    if not (extremes.min.isfinite() and extremes.max.isfinite()):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{source}: the weight {name} holds NaN or infinite values, in {kind}")
+
+
+def load_strictly(
+    from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, allow_unexpected: bool = False, **kwargs: Any
+) -> Any:
+    """Load a model with transformers' `from_pretrained`, in evaluation mode; refuse what it only warns about.
+
+    Args:
+        from_pretrained: That of a model's class.
+        name_or_path: Folder or hub id.
+        args, kwargs: As `from_pretrained` takes them.
+        allow_unexpected: Whether the files may hold weights that the model lacks.
+
+    Raises:
+        ValueError: missing, wrongly shaped or (unless allowed) unexpected weights, or a broken file.
+    """
+    kwargs = {**kwargs, "use_safetensors": True, "output_loading_info": True}
+    # With this, wrong shapes come back as information too, by name, instead of as a table in the log.
+    kwargs["ignore_mismatched_sizes"] = True
+    try:
+        model, info = from_pretrained(name_or_path, *args, **kwargs)
+    except SafetensorError as error:
+        raise ValueError(f"{name_or_path}: not a whole safetensors file: {first_line(error)}") from error
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{name_or_path}: the weights cannot be loaded: {first_line(error)}") from error
+    kinds = ("missing_keys", "mismatched_keys", *(() if allow_unexpected else ("unexpected_keys",)))
+    raise_on_names(str(name_or_path), {kind: sorted(map(_shapes, info.get(kind) or ())) for kind in kinds})
+    return model.eval()
+
+
+def _shapes(entry: Any) -> str:
+    """A name, or of transformers' (name, shape in the file, shape in the model) a phrase."""
+    if isinstance(entry, str):
+        return entry
+    name, found, expected = entry
+    return f"{name} {list(found)} instead of {list(expected)}"
 
 
 def _shards(index: Path, where: str) -> list[str]:
@@ -238,16 +257,3 @@ def _named(name: str, variant: str | None) -> str:
     """The name of a variant of a file, as transformers makes it: model.fp16.safetensors."""
     stem, suffix = name.rsplit(".", 1)
     return f"{stem}.{variant}.{suffix}" if variant else name
-
-
-def _read(path: Path, position: int, target: Tensor) -> Tensor:
-    """Fill `target`, uint8 [N], with the bytes of a file from `position` on; returns it."""
-    view = memoryview(target.numpy())
-    with open(path, "rb", buffering=0) as file:
-        file.seek(position)
-        while len(view):
-            count = file.readinto(view)  # the system gives 2 GB at once at most
-            if not count:
-                raise OSError(f"{path}: ends early")
-            view = view[count:]
-    return target

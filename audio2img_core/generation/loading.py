@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from .. import mini
 from ..checks import first_line
 from ..devices import weights_in
 from ..encoder.checkpoint import PICKLE_SUFFIXES, load_strictly
+from ..mini import names as mini
 from ..targets import check_fits
 
 FAMILIES = ("StableDiffusion", "StableDiffusionXL")
@@ -41,7 +42,7 @@ def load_diffusion(
     if name_or_path == mini.NAME:
         if controlnet is not None:
             raise ValueError("the mini model has no ControlNet: name another diffusion model")
-        model = mini.load_mini_diffusion()
+        model = load_mini_diffusion()
         return model if dtype == torch.float32 else model.to(dtype)
     # The automatic pipelines import every other one, which takes a second that mini's first picture need not wait for.
     from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline, StableDiffusionPipeline
@@ -73,6 +74,25 @@ def load_diffusion(
             f"model takes {diffusion.unet.config.cross_attention_dim}: use a ControlNet made for that model"
         )
     return AutoPipelineForText2Image.from_pipe(diffusion, controlnet=net)
+
+
+def load_mini_diffusion() -> Any:
+    """The embedded `StableDiffusionPipeline`, in float32."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # diffusers warns of the small autoencoder, which works all the same
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            mini.DIFFUSION, **weights_in(torch.float32), use_safetensors=True, safety_checker=None
+        )
+    finally:
+        logging.set_verbosity(level)
+
+
+shared_mini_diffusion = functools.cache(load_mini_diffusion)
+"""`load_mini_diffusion`, loaded once: for its text encoder, which nobody changes."""
 
 
 def as_image_to_image(diffusion: Any) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import mini
 from ..audio.excerpt import Excerpt
 from ..audio.io import SAMPLE_RATE
 from ..audio.waveform import AudioInput, read_clips
@@ -24,6 +23,7 @@ from ..encoder.checkpoint import read_config
 from ..encoder.config import AudioEncoderConfig
 from ..encoder.embeddings import AudioEmbeddings
 from ..encoder.model import AudioEncoder
+from ..mini import names as mini
 from ..targets import check_fits
 from .loading import as_image_to_image, check_fits_before_loading, load_diffusion, takes_pooled, token_width
 

@@ -12,6 +12,7 @@ from audio2img_core import AudioEncoder
 from audio2img_core.encoder.checkpoint import METADATA_KEY, read_config, save
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.inspect import describe
+from audio2img_core.mini.names import ENCODER
 from audio2img_core.random_init import make_encoder, make_pair
 from tests.helpers.audio import noise
 
@@ -261,6 +262,14 @@ def test_set_teacher_checks_shapes():
     assert encoder.bos_token is None and not encoder.config.null_prompt
 
 
+def test_a_subclass_loads_as_itself(saved, seed_folder):
+    class Subclass(AudioEncoder):
+        pass
+
+    for source in ("mini", saved, seed_folder):
+        assert type(Subclass.from_pretrained(source)) is Subclass
+
+
 def test_a_subclass_of_the_trainer_can_save_and_load(tmp_path):
     """`save_pretrained` and `from_pretrained` are transformers' own: what Trainer calls works."""
     encoder = make_pair("sd15")[0]
@@ -279,11 +288,9 @@ def test_the_empty_prompt_stays_exact_in_every_dtype(encoder, tmp_path, options)
 
 
 def test_int8_hears_the_same():
-    from audio2img_core.mini import FOLDER
-
     clip = noise(1.0)
     expected = AudioEncoder.from_pretrained("mini", dtype="float32").encode(clip, 16000)
-    for source in ("mini", FOLDER / "encoder"):
+    for source in ("mini", ENCODER):
         small = AudioEncoder.from_pretrained(source, dtype="int8")
         heard = small.encode(clip, 16000)
         assert torch.cosine_similarity(heard.tokens, expected.tokens, dim=-1).min() > 0.995

@@ -184,6 +184,18 @@ def test_averaging_weighs_windows_by_their_sound():
     assert averaged.clips == (0, 1)
 
 
+def test_rows_can_be_averaged():
+    heard = small("sdxl").encode([noise(1.0), noise(1.5), noise(1.0)], 16000)
+    part = heard.rows(1, 4)
+    averaged = part.averaged()
+    assert part.num_clips == 2 and part.clips == (1, 1, 2)
+    assert averaged.clips == (1, 2) and averaged.starts == (0.0, 0.0) and averaged.num_clips == 2
+    assert averaged.durations == pytest.approx((sum(heard.durations[1:3]), heard.durations[3]))
+    torch.testing.assert_close(averaged.tokens, heard.averaged().tokens[1:])
+    torch.testing.assert_close(averaged.pooled, heard.averaged().pooled[1:])
+    assert torch.equal(heard.rows(2, 3).averaged().tokens, heard.tokens[2:3])
+
+
 def test_on_step_is_called_once_a_window():
     steps = []
     small().encode(noise(4.5), 16000, batch_size=2, on_step=lambda done, total: steps.append((done, total)))

@@ -23,7 +23,7 @@ from audio2img_core.conditioning.schedule import _smooth, keyframes
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
 from audio2img_core.encoder.heads import HEADS
-from audio2img_core.encoder.kardsim import seed_name, seed_weights
+from audio2img_core.encoder.kardsim import kardsim_name, kardsim_weights
 from audio2img_core.encoder.windows import NORMALIZE, PADDING, WindowConfig, plan_windows
 from audio2img_core.targets import TARGETS
 from tests.helpers.audio import write_audio
@@ -209,8 +209,8 @@ def test_conversions_there_and_back_change_nothing(pair):
 @given(names=st.lists(st.text("ab.", min_size=1).map(lambda s: f"x{s}"), min_size=1, unique=True))
 def test_the_names_of_a_seed_checkpoint_go_there_and_back(names):
     theirs = {name: torch.zeros(1) for name in [*names, *(f"adapter.{name}" for name in names)]}
-    ours = seed_weights(theirs)
-    assert sorted(filter(None, map(seed_name, ours))) == sorted(theirs)
+    ours = kardsim_weights(theirs)
+    assert sorted(filter(None, map(kardsim_name, ours))) == sorted(theirs)
 
 
 @many

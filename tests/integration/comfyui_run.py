@@ -131,7 +131,7 @@ def through_ksampler(target):
 
 def mini():
     """The embedded default in ComfyUI and in diffusers: UNet, autoencoder, and a picture from the same noise."""
-    embedded = pack("audio2img_core.mini")
+    embedded = pack("audio2img_core.generation.loading")
     diffusion = embedded.load_mini_diffusion()
     model, vae = run("Audio2ImgLoadMini")
     loaded = run("Audio2ImgLoadEncoder", encoder_name="mini", dtype="auto")[0]

@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from audio2img_core.encoder.model import AudioEncoderOutput
 from audio2img_core.random_init import make_encoder
+from training.config import FitConfig
+from training.loop.start import start_encoder
 from training.loss.alignment import AlignmentLoss, LossConfig
 from training.loss.gradcache import chunked
 
@@ -206,3 +208,13 @@ def test_refuses_a_chunk_size(chunk_size):
 def test_refuses_inputs_of_different_or_no_rows(inputs):
     with pytest.raises(ValueError, match="same number of rows, at least 1"):
         chunked(lambda **inputs: inputs, inputs, 1)
+
+
+def test_a_training_that_starts_from_mini_goes_in_chunks():
+    encoder = start_encoder(
+        FitConfig.from_dict({"run": {"encoder": "mini", "target": "mini", "chunk_size": 2}})
+    ).train()
+    sizes = []
+    encoder.head.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    encoder(torch.randn(5, 200, 160))
+    assert sizes == [2, 2, 1]

@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from audio2img_core import mini
+from audio2img_core.mini import names as mini
 from training.recipes.mini.classifier import Classifier, name_pictures
 from training.recipes.mini.sounds import read_jsonl
 from training.recipes.mini.table import concepts, plain_name

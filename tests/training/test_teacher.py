@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from audio2img_core.conditioning.text import encode_text
-from audio2img_core.mini import load_mini_diffusion
+from audio2img_core.generation.loading import load_mini_diffusion
 from audio2img_core.random_init import make_diffusion, make_tokenizer
 from audio2img_core.targets import get_target
 from training.teacher.text_encoder import Teacher

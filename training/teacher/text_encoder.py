@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from audio2img_core import mini
 from audio2img_core.checks import first_line, positive_int
 from audio2img_core.devices import resolve_device
+from audio2img_core.generation.loading import load_mini_diffusion
+from audio2img_core.mini import names as mini
 from audio2img_core.targets import PROMPT_TOKENS, Target, get_target, target_of_width
 
 OnStep = Callable[[int, int], None]
@@ -89,7 +90,7 @@ class Teacher:
         """
         wanted, device = get_target(target), resolve_device(device)
         if name_or_path == mini.NAME:
-            diffusion = mini.load_mini_diffusion()
+            diffusion = load_mini_diffusion()
             encoders = [diffusion.text_encoder.to(device=device, dtype=dtype)]
             return cls(target, [diffusion.tokenizer], encoders)
         folder = _local_folder(name_or_path, _SMALL_FILES)
