@@ -9,6 +9,7 @@ an end that is not the one of a run that nobody killed. Prints a table and write
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import random
@@ -28,11 +29,12 @@ import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from audio2img_core import AudioEncoder, load_audio  # noqa: E402
+from audio2img_core.batch.jobs import INDEX  # noqa: E402
 from audio2img_core.encoder.checkpoint import save  # noqa: E402
 from audio2img_core.random_init import make_pair  # noqa: E402
 from benchmarks.generated import noise, sine, write_audio  # noqa: E402
 from training.cli import main as main_of_training  # noqa: E402
-from training.data.prepare import MANIFEST  # noqa: E402
+from training.data.sources import open_source  # noqa: E402
 from training.loop import fit as _fit  # noqa: E402, F401 - so that it need not be imported again at each start
 from training.loop.checkpoints import whole_checkpoints  # noqa: E402
 
@@ -225,32 +227,30 @@ class Prepare(Job):
     def words(self, output: Path) -> list[str]:
         data, teacher = str(self.folder / "sounds"), str(self.folder / "diffusion")
         flags = {"run.data": data, "run.teacher": teacher, "run.target": "sd15", "run.output": str(output)}
-        return [*(word for name, value in flags.items() for word in (f"--{name}", value)), "--jobs", "1"]
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        return [*words, "--jobs", "1", "--shard-size", "4"]
 
     def finished(self, output: Path) -> set[str]:
-        return {p.name for p in output.rglob("*.flac") if not p.name.startswith(".")}
+        return {p.name for p in output.glob("*.tar") if not p.name.startswith(".")}
 
     def look(self, output: Path) -> list[str]:
         problems = _broken_tensors(output)
-        for path in sorted(output.rglob("*.flac")):
-            if not path.name.startswith("."):
+        for name in sorted(self.finished(output)):
+            for clip in open_source(output / name):
                 try:
-                    samples = load_audio(path)[0].shape[1]
-                    if samples != _samples(int(path.stem)):
-                        problems.append(f"{path.name}: {samples} samples")
+                    samples = load_audio(io.BytesIO(clip.audio))[0].shape[1]
+                    if samples not in {_samples(number) for number in range(CLIPS)}:
+                        problems.append(f"{clip.key}: {samples} samples")
                 except ValueError as error:
-                    problems.append(str(error))
-        manifest = output / MANIFEST
-        if manifest.exists() and len(manifest.read_text().splitlines()) != CLIPS:
-            problems.append(f"{MANIFEST} is not whole")
+                    problems.append(f"{clip.key}: {error}")
+        index = output / INDEX
+        if index.exists() and len(index.read_text().splitlines()) != CLIPS:
+            problems.append(f"{INDEX} is not complete")
         return problems
 
     def compare(self, output: Path) -> list[str]:
-        names = sorted(p.relative_to(self.whole) for p in self.whole.rglob("*.flac"))
-        other = sorted(p.relative_to(output) for p in output.rglob("*.flac") if not p.name.startswith("."))
-        same = names == other and all((self.whole / n).read_bytes() == (output / n).read_bytes() for n in names)
-        same = same and (self.whole / MANIFEST).read_text() == (output / MANIFEST).read_text()
-        return [] if same else ["the clips differ"]
+        ends = [[(clip.key, clip.audio, clip.captions) for clip in open_source(path)] for path in (self.whole, output)]
+        return [] if ends[0] == ends[1] else ["the clips differ"]
 
 
 def _samples(number: int) -> int:

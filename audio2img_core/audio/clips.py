@@ -15,7 +15,7 @@ from ..storage.files import AUDIO_SUFFIXES
 from ..storage.manifests import manifest_kind, read_manifest, span, span_name
 from ..storage.paths import absolute, base_name, beside, files_below, is_url, kind, opened
 from ..storage.shards import Sample, find_shards, is_tar
-from .excerpt import Excerpt
+from .excerpt import WHOLE, Excerpt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +35,13 @@ class AudioClip:
     end: float | None = None  # seconds; None = to the end
     problem: str = ""  # why the clip is invalid, where that is known before decoding
 
-    def blocks(self, start: float = 0.0, duration: float | None = None) -> Iterator[Tensor]:
-        """Decode `duration` seconds from `start` on, in blocks as `stream_mono` yields them.
+    @property
+    def excerpt(self) -> Excerpt:
+        """The part of the file."""
+        return Excerpt(self.start, None if self.end is None else self.end - self.start)
+
+    def blocks(self, part: Excerpt = WHOLE) -> Iterator[Tensor]:
+        """Decode a part of the clip, in blocks as `stream_mono` yields them.
 
         Raises:
             ValueError, OSError, ImportError: as `stream_mono` and `opened`.
@@ -45,9 +50,8 @@ class AudioClip:
 
         if self.problem:
             raise ValueError(f"{self.key}: {self.problem}")
-        whole = Excerpt(self.start, None if self.end is None else self.end - self.start)
         with self.opened() as file:
-            yield from stream_mono(file, whole.part(Excerpt(start, duration), self.key))
+            yield from stream_mono(file, self.excerpt.part(part, self.key))
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[str | BinaryIO]:

@@ -1,5 +1,1 @@
-"""Work on more sounds than anybody waits for: one file of embeddings, or parts that machines share."""
-
-from .store import METADATA_KEY, EmbeddingStore, fingerprint, settings_of
-
-__all__ = ["METADATA_KEY", "EmbeddingStore", "fingerprint", "settings_of"]
+"""In: many clips and an encoder. Out: shards of embeddings, which machines can share, or one file of them."""

@@ -1,7 +1,7 @@
-"""Work cut in parts that any machine can do: each part is one file, whole or not there, and is known by its name.
+"""Work on many clips, cut into shards: files that any machine can write, complete or not there, known by their names.
 
-A part that is done twice, because the machine that did it died before it said so, is the same file again. So a stopped
-work goes on where it was: what the files there hold is left out.
+A shard that is written twice, because a machine died before it reported, is the same file again. A stopped job resumes:
+it leaves out the clips that are in a shard already.
 """
 
 from __future__ import annotations
@@ -22,84 +22,90 @@ from ..storage.paths import base_name, files_below, joined, write
 from ..storage.shards import DamagedShard, Sample, read_shard
 
 INDEX = "index.jsonl"
-"""Written when all is done: a line for each thing, with the part that holds it."""
+"""Written when all is done: a line for each clip, with the shard that holds it."""
 SKIPPED = "skipped.csv"
-"""Written beside it: the items that are bad, and why."""
-_READERS = 16  # parts whose headers are read at once: a store answers slowly, but many at a time
+"""Written beside it: the clips that are invalid, and why."""
+SHARD_SIZE = 256
+"""Clips per shard by default: as many are in memory at once, and lost where the work is killed."""
+_READERS = 16  # shards whose headers are read at once: a store answers slowly, but many at a time
 Problem = tuple[str, str]  # key and reason
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is handed out at once: some items, which make one part, or a tar shard, which makes several."""
+    """What is handed out at once: some items, which make one shard, or a tar file, which makes several."""
 
     items: tuple[Any, ...] = ()
-    shard: str = ""
-    done: frozenset[int] = frozenset()  # numbers of the shard's parts that are there already
+    tar: str = ""
+    done: frozenset[int] = frozenset()  # numbers of the tar file's shards that are there already
     size: int = 0  # samples in each of them; 0 = the job's
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Items that were read and are to be written as one file."""
 
     name: str  # of the file, without its suffix
     loaded: list[Any]
-    origin: Mapping[str, Any] = field(default_factory=dict)  # of a tar shard: shard, number, size, last
-    problems: tuple[Problem, ...] = ()  # of the shard itself
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of a tar file: shard (its name), number, size, last
+    problems: tuple[Problem, ...] = ()  # of the tar file itself
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a part."""
+    """What came of a shard."""
 
     done: int
     problems: tuple[Problem, ...]
 
     @property
     def tried(self) -> int:
-        """Items of the part."""
+        """Items of the shard."""
         return self.done + len(self.problems)
 
 
 class Job(ABC):
     """A kind of work on many items: how they are read, and how what was read becomes a file.
 
-    It is pickled and sent to where the work is done: all that it needs there must be in it or at addresses that all
+    It is pickled and sent to where the work is done: all that it needs there must be in it or at paths or URLs that all
     machines see.
 
     Args:
-        output: the folder of the parts, a path or an address.
-        size: items in a part.
+        output: the folder of the shards, a path or URL.
+        size: items in a shard.
     """
 
-    suffix: ClassVar[str]  # of a part's file
-    entries: ClassVar[str]  # name in a part's header of what is known of each item, by key
+    suffix: ClassVar[str]  # of a shard's file
+    entries: ClassVar[str]  # name in a shard's header of what is known of each item, by key
     heavy: ClassVar[bool]  # writing computes, on a GPU where there is one: processes of its own are worth it
     output: str
     size: int
     settings: Mapping[str, Any]
-    on_gpus = True  # where there are some
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether writing takes GPUs where there are some."""
+        return True
 
     @abstractmethod
     def key(self, item: Any) -> str:
         """What names an item."""
 
     @abstractmethod
-    def item(self, sample: Sample, shard: str) -> Any:
-        """The item of a tar shard's sample."""
+    def item(self, sample: Sample, tar: str) -> Any:
+        """The item of a tar file's sample."""
 
     @abstractmethod
     def load(self, items: Sequence[Any]) -> list[Any]:
-        """Read items; one that is bad does not raise, but tells its problem."""
+        """Read items; an invalid one does not raise, but carries its problem."""
 
     @abstractmethod
-    def worker(self) -> Callable[[Part], Report]:
-        """Make what writes parts, which may be slow (a model is loaded)."""
+    def worker(self) -> Callable[[Shard], Report]:
+        """Make what writes shards, which may be slow (a model is loaded)."""
 
     @abstractmethod
     def header(self, file: str) -> dict[str, Any]:
-        """What a part's file says of itself: settings, bad, the `entries`, and of a tar shard shard, number, last.
+        """Read what a shard's file holds: settings, bad, the `entries`, and of a tar file shard, number, last.
 
         Raises:
             ValueError: it is no such file.
@@ -109,6 +115,10 @@ class Job(ABC):
     def line(self, key: str, entry: Any) -> dict[str, Any]:
         """The index's line of an item."""
 
+    def is_current(self, item: Any, entry: Any) -> bool:
+        """Whether the entry of an item that was done is still that of the item."""
+        return True
+
     def checked(self, facts: Any, file: str) -> dict[str, Any]:
         """The facts of a header as `facts` made them.
 
@@ -116,65 +126,66 @@ class Job(ABC):
             ValueError: they are none.
         """
         if not isinstance(facts, dict) or not facts.keys() >= {"settings", self.entries}:
-            raise ValueError(f"{file}: is no part that audio2img wrote; choose another output")
+            raise ValueError(f"{file}: is no shard that audio2img wrote; choose another output")
         return {"bad": [], **facts}
 
-    def facts(self, part: Part, entries: Mapping[str, Any], problems: Iterable[Problem]) -> dict[str, Any]:
-        """The header of a part."""
-        return {"settings": dict(self.settings), **part.origin, "bad": list(problems), self.entries: dict(entries)}
+    def facts(self, shard: Shard, entries: Mapping[str, Any], problems: Iterable[Problem]) -> dict[str, Any]:
+        """The header of a shard."""
+        return {"settings": dict(self.settings), **shard.origin, "bad": list(problems), self.entries: dict(entries)}
 
-    def file(self, part: Part) -> str:
-        """A part's path or address."""
-        return joined(self.output, part.name + self.suffix)
+    def file(self, shard: Shard) -> str:
+        """A shard's path or URL."""
+        return joined(self.output, shard.name + self.suffix)
 
-    def parts(self, task: Task) -> Iterator[Part]:
-        """Read a task's items."""
-        if not task.shard:
-            yield Part(f"part-{_digest(*map(self.key, task.items))}", self.load(task.items))
+    def shards(self, task: Task, load: Callable[[Sequence[Any]], list[Any]] | None = None) -> Iterator[Shard]:
+        """Read a task's items, by `load` in the place of the job's own."""
+        load = load or self.load
+        if not task.tar:
+            yield Shard(f"shard-{_digest(*map(self.key, task.items))}", load(task.items))
             return
         size = task.size or self.size
-        stem = f"{base_name(task.shard).split('.')[0]}-{_digest(task.shard)[:8]}"
+        stem = f"{base_name(task.tar).split('.')[0]}-{_digest(task.tar)[:8]}"
         waiting: list[Any] = []
-        number, final, problems = 0, 0, ()  # of the part that is waiting, of the last one of the shard
+        number, final, problems = 0, 0, ()  # of the shard that is waiting, of the tar file's last one
 
         def wanted(sample: int) -> bool:
             nonlocal final
             final = sample // size
             return final not in task.done
 
-        def part(number: int, *, last: bool, problems: tuple[Problem, ...] = ()) -> Part:
-            origin = {"shard": task.shard, "number": number, "size": size, "last": last}
-            return Part(f"{stem}-{number:05}", self.load(waiting), origin, problems)
+        def shard(number: int, *, last: bool, problems: tuple[Problem, ...] = ()) -> Shard:
+            origin = {"shard": task.tar, "number": number, "size": size, "last": last}
+            return Shard(f"{stem}-{number:05}", load(waiting), origin, problems)
 
         try:
-            for sample in read_shard(task.shard, wanted):
+            for sample in read_shard(task.tar, wanted):
                 if waiting and sample.number // size != number:
-                    yield part(number, last=False)
+                    yield shard(number, last=False)
                     waiting = []
                 number = sample.number // size
-                waiting.append(self.item(sample, task.shard))
+                waiting.append(self.item(sample, task.tar))
         except DamagedShard as error:
-            problems = ((task.shard, f"the shard ends here: {first_line(error)}"),)
-        except (OSError, ImportError) as error:  # not the shard's fault: it is read again the next time
-            yield Part("", [], problems=((task.shard, f"cannot be read: {message(error)}"),))
+            problems = ((task.tar, f"the shard ends here: {first_line(error)}"),)
+        except (OSError, ImportError) as error:  # not the file's fault: it is read again the next time
+            yield Shard("", [], problems=((task.tar, f"cannot be read: {message(error)}"),))
             return
         if waiting and number != final:
-            yield part(number, last=False)
+            yield shard(number, last=False)
             waiting = []
-        if waiting or final not in task.done:  # an empty one tells that the shard ends here, and why
-            yield part(final, last=True, problems=problems)
+        if waiting or final not in task.done:  # an empty one records that the tar file ends here, and why
+            yield shard(final, last=True, problems=problems)
 
 
 class Folder:
-    """What a job has written so far.
+    """What a job has written so far, and files of the same kind that it adds to.
 
     Raises:
-        ValueError: parts of other settings, or files that are none.
+        ValueError: shards of other settings, or files that are none.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, *others: str):
         self.job = job
-        files = [file for file in files_below(job.output) if file.endswith(job.suffix)]
+        files = [*others, *(file for file in files_below(job.output) if file.endswith(job.suffix))]
         with ThreadPoolExecutor(_READERS) as pool:
             self.headers = dict(zip(files, pool.map(job.header, files), strict=True))
         for file, header in self.headers.items():
@@ -184,30 +195,31 @@ class Folder:
                     f"{file}: was made with another {' and '.join(changed)}; choose another output, or remove it first"
                 )
 
-    def done(self) -> set[str]:
-        """Keys of the items that are there."""
-        return {key for header in self.headers.values() for key in header[self.job.entries]}
+    def done(self) -> dict[str, Any]:
+        """The entries of the items that are there, by key."""
+        return {key: entry for header in self.headers.values() for key, entry in header[self.job.entries].items()}
 
-    def tasks(self, items: Sequence[Any], shards: Sequence[str]) -> tuple[list[Task], int]:
+    def tasks(self, items: Sequence[Any], tars: Sequence[str]) -> tuple[list[Task], int]:
         """What is left to do, and how many of the items are done."""
         done, size = self.done(), self.job.size
-        left = [item for item in items if self.job.key(item) not in done]
+        keys = [(item, self.job.key(item)) for item in items]
+        left = [item for item, key in keys if key not in done or not self.job.is_current(item, done[key])]
         tasks = [Task(items=tuple(left[i : i + size])) for i in range(0, len(left), size)]
-        for shard in shards:
-            parts = [header for header in self.headers.values() if header.get("shard") == shard]
-            there = {header["number"]: header["last"] for header in parts}
+        for tar in tars:
+            shards = [header for header in self.headers.values() if header.get("shard") == tar]
+            there = {header["number"]: header["last"] for header in shards}
             if not (any(there.values()) and len(there) == max(there) + 1):
-                tasks.append(Task(shard=shard, done=frozenset(there), size=parts[0]["size"] if parts else 0))
+                tasks.append(Task(tar=tar, done=frozenset(there), size=shards[0]["size"] if shards else 0))
         return tasks, len(items) - len(left)
 
     def finish(self, problems: Iterable[Problem] = ()) -> dict[str, str]:
         """Write `index.jsonl` and `skipped.csv`.
 
         Args:
-            problems: those of this run; the parts know of those that lie beside good items.
+            problems: those of this run; the shards record those that lie beside valid items.
 
         Returns:
-            The reason of each item that is bad, by its key.
+            The reason of each invalid item, by its key.
         """
         self._write_index()
         known = itertools.chain(*(header["bad"] for header in self.headers.values()), problems)
@@ -222,42 +234,9 @@ class Folder:
         lines: dict[str, str] = {}
         for file, header in self.headers.items():
             for key, entry in header[self.job.entries].items():
-                line = {**self.job.line(key, entry), "part": base_name(file)}
+                line = {**self.job.line(key, entry), "shard": base_name(file)}
                 lines.setdefault(key, json.dumps(line, ensure_ascii=False) + "\n")
         write(joined(self.job.output, INDEX), "".join(lines[key] for key in sorted(lines)).encode())
-
-
-def run_local(job: Job, tasks: Sequence[Task], write_part: Callable[[Part], Report] | None = None) -> Iterator[Report]:
-    """Do the tasks in this process; the next part is read while one is written.
-
-    Args:
-        write_part: the job's worker where it is made already; None = it is made.
-    """
-    if not tasks:
-        return
-    parts = (part for task in tasks for part in job.parts(task))
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(next, parts, None)
-        write_part = write_part or job.worker()
-        while (part := following.result()) is not None:
-            following = ahead.submit(next, parts, None)
-            yield write_part(part)
-
-
-def engine(name: str) -> Callable[[Job, Sequence[Task]], Iterator[Report]]:
-    """What does tasks: "local" or "ray".
-
-    Raises:
-        ValueError: another name. ImportError, OSError: Ray is missing, or its cluster cannot be reached.
-    """
-    if name == "local":
-        return run_local
-    if name != "ray":
-        raise ValueError(f"unknown engine {name!r}: choose local or ray")
-    from .ray_engine import connect, run_ray
-
-    connect()
-    return run_ray
 
 
 def _digest(*keys: str) -> str:

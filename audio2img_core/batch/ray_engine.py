@@ -1,6 +1,6 @@
-"""A job's tasks on a Ray cluster: parts are read on CPUs and, where that computes, written on GPUs (Ray Data).
+"""A job's tasks on a Ray cluster: shards are read on CPUs and, where that computes, written on GPUs (Ray Data).
 
-A task or a process that dies with its machine is done again elsewhere by Ray; a part that was written before is then
+A task or a process that dies with its machine is done again elsewhere by Ray; a shard that was written before is then
 the same file once more.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..checks import first_line
-from .jobs import Job, Part, Report, Task
+from .jobs import Job, Report, Shard, Task
 
 _CPUS = 8  # of a machine without a GPU that an encoder has, so that not each of them holds a model of its own
-_RETRIES = 20  # of one process: machines die, but a part that kills each that takes it must not go round for ever
+_RETRIES = 20  # of one process: machines die, but a shard that kills each that takes it must not go round for ever
 _ERRORS = (ValueError, OSError, ImportError)  # those that say in one line what a user can change
 
 
@@ -86,7 +86,7 @@ def run_ray(job: Job, tasks: Sequence[Task]) -> Iterator[Report]:
 
 
 class _Read:
-    """Tasks to parts, one after another, so that a tar shard's first part is written while the next is read."""
+    """Tasks to shards, one after another, so that a tar file's first one is written while the next is read."""
 
     def __init__(self, job: Job):
         _threads(1)
@@ -94,18 +94,18 @@ class _Read:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[bytes]]]:
         for task in batch["task"]:
-            for part in _or_error(self.job.parts(pickle.loads(task))):
-                yield {"part": [pickle.dumps(part, protocol=5)]}
+            for shard in _or_error(self.job.shards(pickle.loads(task))):
+                yield {"shard": [pickle.dumps(shard, protocol=5)]}
 
 
 class _Write:
-    """Parts to reports."""
+    """Shards to reports."""
 
     def __init__(self, job: Job):
         self.write = _writer(job)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
-        return {"result": [pickle.dumps(self.write(pickle.loads(part))) for part in batch["part"]]}
+        return {"result": [pickle.dumps(self.write(pickle.loads(shard))) for shard in batch["shard"]]}
 
 
 class _ReadAndWrite:
@@ -117,11 +117,11 @@ class _ReadAndWrite:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[bytes]]]:
         for task in batch["task"]:
-            for part in _or_error(self.job.parts(pickle.loads(task))):
-                yield {"result": [pickle.dumps(self.write(part))]}
+            for shard in _or_error(self.job.shards(pickle.loads(task))):
+                yield {"result": [pickle.dumps(self.write(shard))]}
 
 
-def _writer(job: Job) -> Callable[[Part | Exception], Report | Exception]:
+def _writer(job: Job) -> Callable[[Shard | Exception], Report | Exception]:
     """The job's worker, whose errors, those of its making too, are results: Ray would try them again, and wrap them."""
     try:
         write = job.worker()
@@ -129,20 +129,20 @@ def _writer(job: Job) -> Callable[[Part | Exception], Report | Exception]:
         failure = error
         return lambda _: failure
 
-    def write_or_error(part: Part | Exception) -> Report | Exception:
-        if isinstance(part, Exception):
-            return part
+    def write_or_error(shard: Shard | Exception) -> Report | Exception:
+        if isinstance(shard, Exception):
+            return shard
         try:
-            return write(part)
+            return write(shard)
         except _ERRORS as error:
             return error
 
     return write_or_error
 
 
-def _or_error(parts: Iterator[Part]) -> Iterator[Part | Exception]:
+def _or_error(shards: Iterator[Shard]) -> Iterator[Shard | Exception]:
     try:
-        yield from parts
+        yield from shards
     except _ERRORS as error:
         yield error
 

@@ -23,19 +23,19 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, local: str, ray: str, unit: str, size: int) -> None:
-    """--engine and --part-size.
+def add_engine_arguments(parser: argparse.ArgumentParser, *, local: str, size: str) -> None:
+    """--engine and --shard-size, which was once called --part-size.
 
     Args:
-        local, ray: what these engines are here. unit: what a part holds `size` of where nobody says otherwise.
+        local: what the engine of that name is. size: the default size of a shard, in words.
     """
     parser.add_argument(
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help=f"what does the work: {local}, or a Ray cluster, into {ray} (default: local)",
+        help=f"what does the work: {local}, or a Ray cluster (default: local)",
     )
-    parser.add_argument("--part-size", type=int, default=size, metavar="N", help=f"{unit} (default: {size})")
+    parser.add_argument("--shard-size", "--part-size", type=int, metavar="N", help=f"clips per shard (default: {size})")
 
 
 def add_cut_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from .files import AUDIO_SUFFIXES
 from .paths import absent, matching, opened
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_MOST_BYTES = 2**30  # of one member: a header may claim anything
+MOST_BYTES = 2**30  # of one member: a header may claim anything
 _DAMAGE = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, LZMAError)
 _DAMAGE += (ValueError, OverflowError, MemoryError, RecursionError)  # what strange headers make of tarfile
 
@@ -100,7 +100,7 @@ def _read_samples(file: BinaryIO, wanted: Callable[[int], bool], *, audio: bool)
                     yield sample
                 name, number = base, number + 1
                 sample = Sample(base, number) if wanted(number) else None
-            if member.issparse() or member.size > _MOST_BYTES:
+            if member.issparse() or member.size > MOST_BYTES:
                 raise tarfile.ReadError(f"a member claims {member.size} bytes")
             suffix = path.suffix.lower()
             if sample is None or suffix not in AUDIO_SUFFIXES | {".txt", ".json"}:

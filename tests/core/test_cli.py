@@ -357,30 +357,35 @@ def test_encode_gives_what_the_library_gives(run, examples, tmp_path, models):
     assert torch.equal(tokens, expected)
 
 
-def test_encode_goes_on_where_it_was_stopped(run, examples, tmp_path, models, monkeypatch):
-    from audio2img_core import batch as bulk
+def test_encode_resumes_where_it_was_stopped(run, examples, tmp_path, models, monkeypatch):
+    from audio2img_core.batch.embed import EncodeJob
 
     output = tmp_path / "e.safetensors"
-    arguments = ["encode", examples, "-o", output, *models("sd15")[:2]]
+    arguments = ["encode", examples, "-o", output, "--shard-size", "1", *models("sd15")[:2]]
     encoded = []
-    real = bulk.EmbeddingStore.add
+    real = EncodeJob._write
 
-    def add(self, sound, **options):
+    def write(self, encoder, shard):
         if len(encoded) == 3:
             raise KeyboardInterrupt
-        encoded.append(sound.name)
-        real(self, sound, **options)
+        encoded.append(shard.loaded[0].clip.key)
+        return real(self, encoder, shard)
 
-    monkeypatch.setattr(bulk.EmbeddingStore, "add", add)
+    monkeypatch.setattr(EncodeJob, "_write", write)
     code, _, err = run(*arguments)
     assert code == 130 and "interrupted" in err and not output.exists()
     assert len(list((tmp_path / "e.safetensors.partial").iterdir())) == 3
-    # What a kill in the middle of a write leaves behind is not taken for a whole file.
+    # What a kill in the middle of a write leaves behind is not taken for a complete file.
     (tmp_path / "e.safetensors.partial" / ".half.safetensors").write_bytes(b"half")
-    monkeypatch.setattr(bulk.EmbeddingStore, "add", lambda self, s, **o: (encoded.append(s.name), real(self, s, **o)))
+
+    def write_all(self, encoder, shard):
+        encoded.append(shard.loaded[0].clip.key)
+        return real(self, encoder, shard)
+
+    monkeypatch.setattr(EncodeJob, "_write", write_all)
     code, _, err = run(*arguments)
     assert code == 0 and "3 of 5 sounds are encoded already" in err
-    assert sorted(encoded) == sorted(p.name for p in examples.glob("*.flac"))
+    assert sorted(encoded) == sorted(path.as_posix() for path in examples.glob("*.flac"))
     assert len(load_file(output)) == 5 and sorted(p.name for p in tmp_path.iterdir()) == ["e.safetensors"]
 
 

@@ -95,16 +95,16 @@ def test_encode_from_store_to_store(store, sounds, tmp_path, capsys):
     assert main(["encode", str(sounds), "-o", str(tmp_path / "here")]) == 0
     for given in (f"{store}/sounds", f"{store}/sounds/list.jsonl"):
         out = f"{store}/out-{given[-5:]}"
-        assert main(["encode", given, "-o", out, "--part-size", "2"]) == 0
+        assert main(["encode", given, "-o", out, "--shard-size", "2"]) == 0
         index = [json.loads(line) for line in addresses.read(f"{out}/index.jsonl").splitlines()]
         assert [line["sound"] for line in index] == [f"{store}/sounds/{i}.flac" for i in range(5)]
         (part,) = (tmp_path / "here").glob("*.safetensors")
         here = load_file(part)
         for i, line in enumerate(index):
-            there = load(addresses.read(f"{out}/{line['part']}"))[f"{line['sound']}/tokens"]
+            there = load(addresses.read(f"{out}/{line['shard']}"))[f"{line['sound']}/tokens"]
             assert torch.equal(there, here[f"{sounds.as_posix()}/{i}.flac/tokens"])
         capsys.readouterr()
-        assert main(["encode", given, "-o", out, "--part-size", "2"]) == 0
+        assert main(["encode", given, "-o", out, "--shard-size", "2"]) == 0
         assert "5 of 5 sounds are encoded already" in capsys.readouterr().err
 
 
@@ -119,14 +119,16 @@ def test_training_data_in_a_store(store, sounds, name):
 
 def test_prepare_from_store_to_store_and_train_on_it(store, sounds, tmp_path, capsys):
     settings = ["--run.data", f"{store}/sounds", "--window.seconds", "1", "--run.target", "mini"]
-    assert train(["prepare", *settings, "--run.output", f"{store}/ready", "--part-size", "2"]) == 0
+    assert train(["prepare", *settings, "--run.output", f"{store}/ready", "--shard-size", "2"]) == 0
     assert capsys.readouterr().out.strip() == f"{store}/ready"
     assert train(["prepare", *settings, "--run.output", str(tmp_path / "ready")]) == 0
     source, files = open_source(f"{store}/ready"), open_source(tmp_path / "ready")
-    assert source.streaming and len(source.shards) == 3
-    clips = sorted(source, key=lambda clip: clip.captions)
-    assert sorted(source.captions()) == [clip.captions for clip in clips] == list(files.captions())
-    assert [clip.audio for clip in clips] == [addresses.read(clip.audio) for clip in files]  # the same FLAC
+    assert len(source) == len(files) == 5
+    assert [clip.captions for clip in source] == list(source.captions()) == list(files.captions())
+    assert [clip.audio for clip in source] == [clip.audio for clip in files]  # the same FLAC
+    stream = open_source(f"{store}/ready/*.tar")
+    assert stream.streaming and len(stream.shards) == 3
+    assert sorted(stream.captions()) == list(files.captions())
     assert addresses.read(f"{store}/ready/skipped.csv").decode().split() == ["key,reason"]
     run = ["--run.data", f"{store}/ready", "--run.eval_data", f"{store}/ready", "--run.teacher", "mini"]
     run += ["--run.target", "mini", "--run.backbone", "tiny", "--run.output", str(tmp_path / "run")]

@@ -135,17 +135,17 @@ def test_a_process_of_prepare_dies(tmp_path):
     for i in range(60):
         write_audio(sounds / f"{i:02}.wav", noise(20.0, seed=i), 16_000)
         (sounds / f"{i:02}.txt").write_text(f"noise {i}")
-    words = ["--run.data", str(sounds), "--run.output", str(tmp_path / "out"), "--jobs", "2"]
+    words = ["--run.data", str(sounds), "--run.output", str(tmp_path / "out"), "--jobs", "2", "--shard-size", "10"]
     process = start("prepare", words)
-    wait_until(process, lambda: list((tmp_path / "out").glob("clips/*/*.flac")))
+    wait_until(process, lambda: list((tmp_path / "out").glob("shard-*.tar")))
     workers = [pid for pid in children(process.pid) if "spawn_main" in command_line(pid)]
     os.kill(workers[0], signal.SIGKILL)
     code, said = end(process)
     (failed,) = (line for line in said.splitlines() if "failed:" in line)
     assert code == 1 and "a process died" in failed and "start again" in failed, said
-    whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("clips/*/[0-9]*.flac")}
-    known = (tmp_path / "out" / "journal.jsonl").read_text().count("\n")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*.tar")}
+    assert 1 <= len(written) < 6
     code, said = end(start("prepare", words))
-    assert code == 0 and len(list((tmp_path / "out").glob("clips/*/*.flac"))) == 60, said
-    again = sum(path.stat().st_mtime_ns != before for path, before in whole.items())
-    assert again <= len(whole) - known  # what is in the journal is not done again
+    assert code == 0 and len(list((tmp_path / "out").glob("*.tar"))) == 6, said
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # what is done is not done again
+    assert len((tmp_path / "out" / "index.jsonl").read_text().splitlines()) == 60

@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 
+from audio2img_core.batch.jobs import SHARD_SIZE
 from audio2img_core.cli.common import add_engine_arguments, progress, quiet_libraries
 
 from .flags import add_settings, read_settings
 
-HELP = "Decode, cut and cache clips and the teacher's captions ahead of training; a stopped one goes on."
+HELP = "Decode, cut and cache clips and the teacher's captions ahead of training; a stopped call resumes."
 OWN_HELP = True
 
 
@@ -19,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one for each core)"
     )
-    add_engine_arguments(
-        parser, local="processes of this machine", ray="tar shards", unit="clips of a shard", size=1000
-    )
+    add_engine_arguments(parser, local="processes of this machine", size=str(SHARD_SIZE))
     add_settings(parser, ["run", "window", "data"], preset="default")
 
 
@@ -37,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             config,
             jobs=arguments.jobs,
             engine=arguments.engine,
-            part_size=arguments.part_size,
+            shard_size=SHARD_SIZE if arguments.shard_size is None else arguments.shard_size,
             on_clip=on_clip,
             on_caption=on_caption,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from audio2img_core.audio.clips import AudioClip
-from audio2img_core.batch.jobs import Job, Part, Report
+from audio2img_core.batch.jobs import SHARD_SIZE, Job, Report, Shard
 from audio2img_core.storage.paths import read, write
 
 from .clips import Source
@@ -22,8 +22,8 @@ from .shards import captioned
 if TYPE_CHECKING:
     from audio2img_core.storage.shards import Sample
 
-_HEADER = ".part.json"
-"""First member of a shard, hidden from those who read clips: what the shard says of itself."""
+_HEADER = ".shard.json"
+"""First member of a shard, hidden from those who read clips: what the shard holds, and where."""
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -41,13 +41,14 @@ class Loaded:
 class PrepareJob(Job):
     """Clips to shards of FLAC (16 kHz, mono, 16 bits) and JSON with `caption` and the clip's `key`.
 
-    Items are clips, or indices of `source`.
+    The header, and then the index, give each clip's place in the shard, in bytes. Items are clips, or indices of
+    `source`.
     """
 
     output: str
     settings: Mapping[str, Any]
     cut: DataConfig
-    size: int = 1000
+    size: int = SHARD_SIZE
     source: Source | None = None
 
     suffix: ClassVar[str] = ".tar"
@@ -55,18 +56,18 @@ class PrepareJob(Job):
     heavy: ClassVar[bool] = False
 
     def key(self, item: AudioClip | int) -> str:
-        """The clip's key, or its index as text."""
-        return str(item) if isinstance(item, int) else item.key
+        """The clip's key, or its row in the source."""
+        return f"row {item}" if isinstance(item, int) else item.key
 
-    def item(self, sample: Sample, shard: str) -> AudioClip:
+    def item(self, sample: Sample, tar: str) -> AudioClip:
         """The sample's clip."""
-        return captioned(sample, shard)
+        return captioned(sample, tar)
 
     def load(self, items: Sequence[AudioClip | int]) -> list[Loaded]:
         """Decode and cut clips."""
         return [self._loaded(item) for item in items]
 
-    def worker(self) -> Callable[[Part], Report]:
+    def worker(self) -> Callable[[Shard], Report]:
         """Nothing is needed to write."""
         return self._write
 
@@ -76,34 +77,45 @@ class PrepareJob(Job):
             member = tarfile.TarInfo.frombuf(read(file, 0, _BLOCK), "utf-8", "strict")
             if member.name != _HEADER:
                 raise ValueError(member.name)
-            facts = json.loads(read(file, _BLOCK, _BLOCK + member.size))
+            facts = self.checked(json.loads(read(file, _BLOCK, _BLOCK + member.size)), file)
         except (tarfile.TarError, ValueError) as error:
             raise ValueError(f"{file}: is no shard of prepared clips; choose another output") from error
-        return self.checked(facts, file)
+        for entry in facts[self.entries].values():
+            entry["offset"] += _BLOCK + _padded(member.size)
+        return facts
 
-    def line(self, key: str, entry: Sequence[str]) -> dict[str, Any]:
-        """The clip and its captions."""
-        return {"clip": key, "captions": entry}
+    def line(self, key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """The clip, its captions, and the place of its sound in the shard."""
+        return {"clip": key, **entry}
 
     def _loaded(self, item: AudioClip | int) -> Loaded:
-        clip = self.source[item] if isinstance(item, int) else item
+        if isinstance(item, int):
+            assert self.source is not None
+            clip = self.source[item]
+        else:
+            clip = item
         waveform, problem = try_clip(clip, self.cut)
         flac = b"" if waveform is None else flac_bytes(waveform)
         return Loaded(self.key(item), clip.captions, flac, problem)
 
-    def _write(self, part: Part) -> Report:
-        good = [item for item in part.loaded if not item.problem]
-        problems = [*part.problems, *((item.key, item.problem) for item in part.loaded if item.problem)]
-        if good or part.origin:
-            entries = {item.key: item.captions for item in good}
-            file = io.BytesIO()
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                _add(tar, _HEADER, json.dumps(self.facts(part, entries, problems)).encode())
+    def _write(self, shard: Shard) -> Report:
+        good = [item for item in shard.loaded if not item.problem]
+        problems = [*shard.problems, *((item.key, item.problem) for item in shard.loaded if item.problem)]
+        if good or shard.origin:
+            entries = {}
+            body = io.BytesIO()
+            with tarfile.open(fileobj=body, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 for number, item in enumerate(good):
+                    place = {"offset": body.tell() + _BLOCK, "size": len(item.flac)}  # from where the header ends
+                    entries[item.key] = {"captions": item.captions, **place}
                     _add(tar, f"{number:06}.flac", item.flac)
                     said = {"caption": item.captions, "key": item.key}
                     _add(tar, f"{number:06}.json", json.dumps(said, ensure_ascii=False).encode())
-            write(self.file(part), file.getvalue())
+            header = json.dumps(self.facts(shard, entries, problems)).encode()
+            member = tarfile.TarInfo(_HEADER)
+            member.size = len(header)
+            head = member.tobuf(tarfile.USTAR_FORMAT) + header.ljust(_padded(len(header)), b"\0")
+            write(self.file(shard), head + body.getbuffer())
         return Report(len(good), tuple(problems))
 
 
@@ -111,3 +123,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)  # of no time and nobody: the same clips give the same file
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
+
+
+def _padded(size: int) -> int:
+    """The bytes that a member of this size takes."""
+    return -(-size // _BLOCK) * _BLOCK

@@ -1,4 +1,4 @@
-"""Tar shards (the WebDataset layout) as a source that is streamed."""
+"""Tar shards (the WebDataset layout) as sources: streamed, or with the index of `prepare` clip by clip."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 
 from audio2img_core.audio.clips import AudioClip, clean_captions, shard_clip
-from audio2img_core.checks import first_line
-from audio2img_core.storage.manifests import read_manifest
-from audio2img_core.storage.paths import base_name
-from audio2img_core.storage.shards import DamagedShard, Sample, read_shard
+from audio2img_core.batch.jobs import INDEX
+from audio2img_core.checks import first_line, message
+from audio2img_core.storage.manifests import Rows, read_manifest
+from audio2img_core.storage.paths import base_name, joined, read
+from audio2img_core.storage.shards import MOST_BYTES, DamagedShard, Sample, read_shard
 
 from .clips import Source
 
@@ -27,10 +28,10 @@ class TarSource(Source):
 
     streaming = True
 
-    def __init__(self, name: str, shards: Sequence[str], *, index: str | None = None) -> None:
-        """Shards by path or address; `index`: JSON lines with the captions of all their clips, as `prepare` writes."""
+    def __init__(self, name: str, shards: Sequence[str]) -> None:
+        """Take shards by path or URL."""
         super().__init__(name)
-        self.shards, self._index = tuple(shards), index
+        self.shards = tuple(shards)
         count = Counter(map(base_name, self.shards))
         # What clips of a shard are called by: its own name, unless others in other folders have the same.
         self.names = {s: base_name(s) if count[base_name(s)] == 1 else s for s in self.shards}
@@ -45,9 +46,6 @@ class TarSource(Source):
         return self.read()
 
     def captions(self) -> Iterator[tuple[str, ...]]:
-        if self._index is not None:
-            rows, _ = read_manifest(self._index)
-            return (clean_captions(row.get("captions")) for _, row in rows)
         return (clip.captions for clip in self.read(audio=False) if not clip.problem)
 
     def read(
@@ -76,6 +74,61 @@ class TarSource(Source):
             except (DamagedShard, OSError) as error:
                 if deal or reader == 0:
                     yield AudioClip(self.names[shard], b"", (), problem=f"the shard ends here: {first_line(error)}")
+
+
+class PreparedSource(Source):
+    """Clips that `prepare` wrote, each read alone from the place in its shard that the index gives."""
+
+    def __init__(self, folder: str, shards: Sequence[str], rows: Rows) -> None:
+        """Take the folder's index.
+
+        Args:
+            folder, shards: paths or URLs.
+            rows: of the index, with their numbers.
+
+        Raises:
+            ValueError: a row that names no clip of these shards.
+        """
+        super().__init__(folder)
+        files = {base_name(shard): shard for shard in shards}
+        self._rows = []
+        for number, row in rows:
+            shard, offset, size = files.get(row.get("shard", "")), row.get("offset"), row.get("size")
+            if (
+                shard is None
+                or type(offset) is not int
+                or type(size) is not int
+                or not (offset >= 0 and 0 < size <= MOST_BYTES)
+            ):
+                raise ValueError(
+                    f"{joined(folder, INDEX)}: line {number} names no clip of a shard here; prepare it again"
+                )
+            self._rows.append((str(row.get("clip")), shard, offset, size, clean_captions(row.get("captions"))))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> AudioClip:
+        key, shard, offset, size, captions = self._rows[index]
+        try:
+            return AudioClip(key, read(shard, offset, offset + size), captions)
+        except (OSError, ValueError, ImportError) as error:
+            return AudioClip(key, b"", captions, problem=message(error))
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        return (captions for *_, captions in self._rows)
+
+
+def open_shards(folder: str, shards: Sequence[str], index: str | None) -> Source:
+    """Open a folder's tar shards: with an index by `prepare` clip by clip, else as a stream.
+
+    Raises:
+        ValueError: the index or the first shard is invalid. OSError, ImportError: they cannot be read.
+    """
+    rows, columns = read_manifest(index) if index else ((), [])
+    if {"clip", "shard", "offset", "size"} <= set(columns):
+        return PreparedSource(folder, shards, rows)
+    return peeked(TarSource(folder, shards))
 
 
 def peeked(source: TarSource) -> TarSource:

@@ -21,7 +21,7 @@ from audio2img_core.storage.shards import find_shards, is_tar
 
 from .clips import Source, is_saved
 from .hub_datasets import PRESETS, open_dataset
-from .shards import TarSource, peeked
+from .shards import TarSource, open_shards, peeked
 
 KINDS = (
     "a folder of sounds with same-named .txt files, or of tar shards; a .csv, .tsv, .jsonl or .parquet manifest; tar"
@@ -118,7 +118,7 @@ def _open_folder(folder: str, hub: dict[str, str | None], columns: dict[str, str
     if not found.audio and not found.shards:
         raise no_audio(folder)
     if not found.audio:
-        return peeked(TarSource(folder, found.shards, index=names.get(INDEX)))
+        return open_shards(folder, found.shards, names.get(INDEX))
     return _checked(_folder(folder, found.audio, set(found.files)))
 
 

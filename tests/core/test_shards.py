@@ -1,4 +1,4 @@
-"""Embeddings in parts: the numbers of the one file, gone on with after a stop, from tar shards and manifests too."""
+"""Embeddings in shards: the numbers of the one file, resumed after a stop, from tar shards and manifests too."""
 
 import csv
 import io
@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from audio2img_core.audio.clips import list_clips
-from audio2img_core.batch import jobs as parts
-from audio2img_core.batch import settings_of
-from audio2img_core.batch.embed import EncodeJob, load_encoder
-from audio2img_core.batch.jobs import Folder, Task, run_local
+from audio2img_core.batch import jobs
+from audio2img_core.batch.embed import EncodeJob, load_encoder, settings_of
+from audio2img_core.batch.engines import run_local
+from audio2img_core.batch.jobs import Folder, Task
 from audio2img_core.cli import main
 from tests.helpers.audio import noise, write_audio
 
@@ -35,7 +35,7 @@ def encode(*arguments):
 
 
 def tensors_of(folder):
-    """All tensors of a folder's parts; none may be in two."""
+    """All tensors of a folder's shards; none may be in two."""
     found = {}
     for part in sorted(folder.glob("*.safetensors")):
         loaded = load_file(part)
@@ -65,31 +65,31 @@ def write_shard(path, files):
 
 
 @pytest.mark.parametrize("average", [[], ["--average"]])
-def test_parts_hold_what_the_one_file_holds(sounds, tmp_path, average, capsys):
+def test_shards_hold_what_the_one_file_holds(sounds, tmp_path, average, capsys):
     assert encode(sounds, "-o", tmp_path / "one.safetensors", *average) == 2
-    assert encode(sounds, "-o", tmp_path / "parts", "--part-size", "3", *average) == 2
+    assert encode(sounds, "-o", tmp_path / "shards", "--shard-size", "3", *average) == 2
     errors = capsys.readouterr().err
     assert errors.count("broken.wav") == 2 and "Traceback" not in errors
-    one, many = load_file(tmp_path / "one.safetensors"), tensors_of(tmp_path / "parts")
+    one, many = load_file(tmp_path / "one.safetensors"), tensors_of(tmp_path / "shards")
     assert one.keys() == many.keys() and len(one) == 7
     for name, tensor in one.items():
         torch.testing.assert_close(many[name], tensor, rtol=0, atol=1e-6)
-    assert len(list((tmp_path / "parts").glob("*.safetensors"))) == 3
-    index = index_of(tmp_path / "parts")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) == 3
+    index = index_of(tmp_path / "shards")
     assert [line["sound"] for line in index] == [f"{sounds.as_posix()}/{i}.wav" for i in range(7)]
     assert index[3]["starts"] == ([0.0] if average else [0.0, 4.0])
     for line in index:
-        assert f"{line['sound']}/tokens" in load_file(tmp_path / "parts" / line["part"])
-    assert list(skipped_of(tmp_path / "parts")) == [f"{sounds.as_posix()}/broken.wav"]
+        assert f"{line['sound']}/tokens" in load_file(tmp_path / "shards" / line["shard"])
+    assert list(skipped_of(tmp_path / "shards")) == [f"{sounds.as_posix()}/broken.wav"]
 
 
 def test_what_is_there_is_left_out(sounds, tmp_path, capsys):
-    out = tmp_path / "parts"
+    out = tmp_path / "shards"
     files = sorted(sounds.glob("?.wav"))
-    assert encode(*files[:4], "-o", out, "--part-size", "2") == 0
+    assert encode(*files[:4], "-o", out, "--shard-size", "2") == 0
     before = {part.name: part.stat().st_mtime_ns for part in out.glob("*.safetensors")}
     (out / "index.jsonl").unlink()
-    assert encode(*files, "-o", out, "--part-size", "2") == 0
+    assert encode(*files, "-o", out, "--shard-size", "2") == 0
     assert "4 of 7 sounds are encoded already" in capsys.readouterr().err
     after = {part.name: part.stat().st_mtime_ns for part in out.glob("*.safetensors")}
     assert len(after) == 4 and after.items() >= before.items()
@@ -107,7 +107,7 @@ def test_a_bad_sound_is_tried_again_and_then_off_the_list(tmp_path):
     assert len(index_of(tmp_path / "out")) == 2 and skipped_of(tmp_path / "out") == {}
 
 
-def test_a_run_that_dies_between_parts_is_gone_on_with(sounds, tmp_path):
+def test_a_run_that_dies_between_shards_is_resumed(sounds, tmp_path):
     encoder = load_encoder("mini")
     settings = settings_of(encoder, start=0.0, duration=None, average=False)
     job = EncodeJob(str(tmp_path / "out"), "mini", settings, size=2)
@@ -123,14 +123,14 @@ def test_a_run_that_dies_between_parts_is_gone_on_with(sounds, tmp_path):
     assert len(Folder(job).done()) == 7
 
 
-def test_the_same_part_twice_is_the_same_file(sounds, tmp_path):
+def test_the_same_shard_twice_is_the_same_file(sounds, tmp_path):
     encoder = load_encoder("mini")
     job = EncodeJob(str(tmp_path), "mini", settings_of(encoder, start=0.0, duration=None, average=False), size=8)
     wanted, _ = list_clips([str(sounds)])
     write = job.worker()
     contents = []
     for _ in range(2):
-        (part,) = job.parts(Task(items=tuple(wanted)))
+        (part,) = job.shards(Task(items=tuple(wanted)))
         assert write(part).done == 7
         (file,) = tmp_path.glob("*.safetensors")
         contents.append(file.read_bytes())
@@ -154,7 +154,7 @@ def shards(sounds, tmp_path):
 @pytest.mark.parametrize("given", ["x-{000..001}.tar", "x-*.tar", ""])
 def test_tar_shards(sounds, shards, tmp_path, given):
     out = tmp_path / "out"
-    assert encode(shards / given if given else shards, "-o", out, "--part-size", "2") == 2
+    assert encode(shards / given if given else shards, "-o", out, "--shard-size", "2") == 2
     wanted = {f"{shards.as_posix()}/x-000.tar/a/{i}": i for i in range(4)}
     wanted |= {f"{shards.as_posix()}/x-001.tar/{i}": i for i in (4, 5)}
     assert [line["sound"] for line in index_of(out)] == sorted(wanted)
@@ -173,23 +173,23 @@ def test_tar_shards(sounds, shards, tmp_path, given):
     assert "the shard ends here" in skipped[f"{shards.as_posix()}/x-001.tar"]
 
 
-def test_the_parts_of_a_shard_that_are_missing_are_made(shards, tmp_path):
+def test_the_missing_shards_of_a_tar_file_are_made(shards, tmp_path):
     out = tmp_path / "out"
-    encode(shards / "x-000.tar", "-o", out, "--part-size", "2")
+    encode(shards / "x-000.tar", "-o", out, "--shard-size", "2")
     files = sorted(out.glob("*.safetensors"))
     assert [file.stem[-5:] for file in files] == ["00000", "00001", "00002"]
     contents = {file: file.read_bytes() for file in files}
     for missing in ([files[1]], [files[2]], files[:2], files):
         for file in missing:
             file.unlink()
-        encode(shards / "x-000.tar", "-o", out, "--part-size", "2")
+        encode(shards / "x-000.tar", "-o", out, "--shard-size", "2")
         assert {file: file.read_bytes() for file in out.glob("*.safetensors")} == contents
 
 
 def test_a_shard_that_is_done_is_not_read_again(shards, tmp_path, monkeypatch):
     out = tmp_path / "out"
     encode(shards / "x-000.tar", "-o", out)
-    monkeypatch.setattr(parts, "read_shard", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(jobs, "read_shard", lambda *_: pytest.fail("read"))
     encode(shards / "x-000.tar", "-o", out)
 
 
@@ -221,11 +221,10 @@ def test_long_sounds_are_decoded_while_they_are_encoded(sounds, tmp_path, monkey
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-o", "x.npz"], "x.npz: embeddings go to one local .safetensors file or in parts"),
-        (["-o", "x.safetensors", "--engine", "ray"], "or in parts, as by the engine ray, to a folder or an address"),
-        (["-o", "memory://x/y.safetensors"], "to a folder or an address"),
-        (["memory://x/y.wav", "-o", "x.safetensors"], "memory://x/y.wav: addresses, manifests and tar shards are"),
-        (["-o", "out", "--part-size", "0"], "part-size must be at least 1, not 0"),
+        (["-o", "x.npz"], "x.npz: embeddings go to one local .safetensors file or in shards"),
+        (["-o", "x.safetensors", "--engine", "ray"], "or in shards, as by the engine ray, to a folder or a URL"),
+        (["-o", "memory://x/y.safetensors"], "to a folder or a URL"),
+        (["-o", "out", "--shard-size", "0"], "shard-size must be at least 1, not 0"),
         (["-o", "nowhere://out"], "nowhere://out: unknown kind of address nowhere://; known are s3://"),
         (["nosuch.jsonl", "-o", "out"], "nosuch.jsonl: no such file"),
         (["nosuch-{0..3}.tar", "-o", "out"], "nosuch-{0..3}.tar: no such shard"),
@@ -240,14 +239,14 @@ def test_what_cannot_be_is_said_in_one_line(sounds, tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir())
 
 
-def test_parts_of_other_settings_and_strange_files_are_refused(sounds, tmp_path, capsys):
+def test_shards_of_other_settings_and_strange_files_are_refused(sounds, tmp_path, capsys):
     out = tmp_path / "out"
     assert encode(sounds / "1.wav", "-o", out) == 0
     assert encode(sounds / "1.wav", "-o", out, "--duration", "0.2") == 2
     assert "was made with another duration" in capsys.readouterr().err
     (out / "x.safetensors").write_bytes(b"hello")
     assert encode(sounds / "1.wav", "-o", out) == 2
-    assert "x.safetensors: is no part of audio2img embeddings" in capsys.readouterr().err
+    assert "x.safetensors: is no shard of audio2img embeddings" in capsys.readouterr().err
 
 
 def test_a_tables_sounds_and_a_folder_are_listed_once(sounds):
@@ -255,13 +254,13 @@ def test_a_tables_sounds_and_a_folder_are_listed_once(sounds):
     assert len(listed) == 8 and not shards
 
 
-def test_another_part_size_goes_on_with_a_shard_as_it_was_begun(sounds, tmp_path):
+def test_another_shard_size_resumes_a_tar_file_as_it_was_begun(sounds, tmp_path):
     shard = write_shard(tmp_path / "y.tar", [(f"{i}.wav", (sounds / f"{i}.wav").read_bytes()) for i in range(7)])
     out = tmp_path / "out"
-    encode(shard, "-o", out, "--part-size", "2")
+    encode(shard, "-o", out, "--shard-size", "2")
     for number in (2, 3):
         next(out.glob(f"*-0000{number}.safetensors")).unlink()
-    assert encode(shard, "-o", out, "--part-size", "5") == 0
+    assert encode(shard, "-o", out, "--shard-size", "5") == 0
     assert len(tensors_of(out)) == 7 == len(index_of(out))
 
 
@@ -271,7 +270,7 @@ def test_a_shard_that_cannot_be_read_now_is_read_the_next_time(shards, tmp_path,
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "read_shard", fail)
+        patch.setattr(jobs, "read_shard", fail)
         assert encode(shards / "x-000.tar", "-o", out) == 2
     assert "the store does not answer" in capsys.readouterr().err
     encode(shards / "x-000.tar", "-o", out)
@@ -305,3 +304,35 @@ def test_a_name_that_is_no_text_is_one_bad_sound(sounds, tmp_path):
 def test_one_shard_by_two_names_is_encoded_once(shards, tmp_path, monkeypatch):
     monkeypatch.chdir(shards)
     assert list_clips(["x-000.tar", "./x-000.tar", str(shards / "x-000.tar")])[1] == [str(shards / "x-000.tar")]
+
+
+def test_one_file_takes_manifests_and_no_tar_shards(sounds, shards, tmp_path, capsys):
+    table = tmp_path / "list.csv"
+    table.write_text(f"audio,start,end\n{sounds}/3.wav,1,2.5\n{sounds}/1.wav,,\n")
+    output = tmp_path / "one.safetensors"
+    assert encode(table, "-o", output) == 0
+    path = sounds.as_posix()
+    assert load_file(output).keys() == {f"{path}/3.wav@1.0-2.5/tokens", f"{path}/1.wav/tokens"}
+    assert encode(shards, "-o", output) == 2
+    assert "x-000.tar: tar shards are encoded into shards: -o FOLDER" in capsys.readouterr().err
+
+
+def test_one_file_is_joined_from_the_shards_of_a_stopped_run(sounds, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "one.safetensors"
+    files = sorted(sounds.glob("?.wav"))
+    assert encode(files[0], "-o", output) == 0
+    before = output.read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("audio2img_core.batch.embed.export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert encode(*files, "-o", output, "--shard-size", "2") == 130
+    assert output.read_bytes() == before
+    assert len(list((tmp_path / "one.safetensors.partial").glob("*.safetensors"))) == 3
+    capsys.readouterr()
+    assert encode(*files, "-o", output) == 0
+    assert "7 of 7 sounds are encoded already" in capsys.readouterr().err
+    assert len(load_file(output)) == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.safetensors"]
+    stamp = output.stat().st_mtime_ns
+    assert encode(*files, "-o", output) == 0
+    assert output.stat().st_mtime_ns == stamp  # nothing to add, nothing written
