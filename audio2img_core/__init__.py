@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .encoder.embeddings import AudioEmbeddings
     from .encoder.model import AudioEncoder
     from .generation.pipeline import AudioToImageOutput, AudioToImagePipeline
+    from .generation.settings import GenerationSettings
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "AudioToImageOutput",
     "AudioToImagePipeline",
     "Conditioning",
+    "GenerationSettings",
     "Heard",
     "load_audio",
     "log_mel",
@@ -40,6 +42,7 @@ _MODULES = {
     "AudioToImageOutput": "generation.pipeline",
     "AudioToImagePipeline": "generation.pipeline",
     "Conditioning": "conditioning.prompt",
+    "GenerationSettings": "generation.settings",
     "Heard": "conditioning.zero_shot",
     "load_audio": "audio.io",
     "log_mel": "audio.mel",

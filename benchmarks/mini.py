@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from audio2img_core import AudioToImagePipeline  # noqa: E402
-from audio2img_core.generation.pipeline import Sampler  # noqa: E402
+from audio2img_core.generation.settings import Sampler  # noqa: E402
 from audio2img_core.mini import names as mini  # noqa: E402
 from training.recipes.mini.classifier import name_pictures  # noqa: E402
 from training.recipes.mini.sounds import read_jsonl  # noqa: E402

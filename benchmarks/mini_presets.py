@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from audio2img_core import AudioToImagePipeline  # noqa: E402
-from audio2img_core.generation.pipeline import Sampler  # noqa: E402
+from audio2img_core.generation.settings import Sampler  # noqa: E402
 from audio2img_core.mini import names as mini  # noqa: E402
 from benchmarks.mini import LEAST, hear_and_draw, held_out, macro  # noqa: E402
 from benchmarks.paired import RESULTS  # noqa: E402

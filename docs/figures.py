@@ -20,11 +20,11 @@ import torch
 from own_sounds import write_sounds
 from PIL import Image, ImageDraw, ImageFont
 
-from audio2img_core import AudioToImagePipeline, load_audio
+from audio2img_core import AudioToImagePipeline, GenerationSettings, load_audio
 from audio2img_core.audio.io import SAMPLE_RATE
 from audio2img_core.audio.mel import mel_frames
 from audio2img_core.audio.waveform import to_mono
-from audio2img_core.conditioning.schedule import schedule
+from audio2img_core.conditioning.schedule import ScheduleSettings, schedule
 from audio2img_core.generation.video import draw_frames
 from training.cli import main as train
 
@@ -128,7 +128,7 @@ OWN = (  # the flags of docs/training.md
     "--trainer.max_steps 60 --trainer.per_device_train_batch_size 8 --trainer.learning_rate 3e-4 "
     "--trainer.warmup_steps 5"
 )
-FILM = {"fps": 1.0, "window": 2.0, "smoothing": 0.2}
+FILM = ScheduleSettings(fps=1.0, window=2.0, smoothing=0.2)
 
 
 def part_of(sound: Path, start: float, size: int) -> torch.Tensor:
@@ -203,8 +203,8 @@ def draw_film(pipeline: AudioToImagePipeline) -> None:
     """docs/film.png: frames of a film, under the part of the sound that each was drawn from."""
     size = round(PART_SECONDS * SAMPLE_RATE)
     waveform = torch.cat([part_of(EXAMPLES / f"{name}.flac", start, size) for name, start in PARTS])
-    heard = schedule(pipeline.encoder, waveform, SAMPLE_RATE, **FILM)
-    images = list(draw_frames(pipeline, heard, seed=1))
+    heard = schedule(pipeline.encoder, waveform, SAMPLE_RATE, FILM)
+    images = list(draw_frames(pipeline, heard, GenerationSettings(seed=1)))
     width, top, wave, name_height = 92, 24, 70, 20
     page = Image.new("RGB", (width * len(images), top + wave + name_height + width), "white")
     pen = ImageDraw.Draw(page)
@@ -218,7 +218,7 @@ def draw_film(pipeline: AudioToImagePipeline) -> None:
     for number, image in enumerate(images):
         x = number * width
         page.paste(image.resize((width - 4, width - 4), Image.Resampling.LANCZOS), (x + 2, top + wave + name_height))
-        said = f"{(number + 0.5) / FILM['fps']:.1f} s"
+        said = f"{(number + 0.5) / FILM.fps:.1f} s"
         pen.text((x + width / 2, top + wave + name_height / 2), said, font=font(12), fill=INK, anchor="mm")
     save_small(page, HERE / "film.png")
 

@@ -8,7 +8,14 @@ from ..audio2img_core.audio.io import SAMPLE_RATE
 from ..audio2img_core.audio.waveform import read_audio_mapping, read_clips
 from ..audio2img_core.conditioning.comfy import to_comfy
 from ..audio2img_core.conditioning.prompt import condition
-from ..audio2img_core.conditioning.schedule import MAX_FRAMES, keyframes, loudness, onsets, schedule
+from ..audio2img_core.conditioning.schedule import (
+    MAX_FRAMES,
+    ScheduleSettings,
+    keyframes,
+    loudness,
+    onsets,
+    schedule,
+)
 from . import host
 from .conditioning import CLIP, STRENGTH
 
@@ -98,8 +105,10 @@ class AudioConditioningSchedule:
         clip: Any = None,
     ) -> tuple[list[Any], list[Any], int, list[float], list[float], str]:
         clips = read_clips(read_audio_mapping(audio))
-        options = {"every": every, "smoothing": smoothing, "window": window or None, "on_step": host.progress()}
-        film = schedule(encoder.ready(), clips, SAMPLE_RATE, fps=fps, frames=frames or None, **options)
+        course = ScheduleSettings(
+            fps=fps, frames=frames or None, every=every, window=window or None, smoothing=smoothing
+        )
+        film = schedule(encoder.ready(), clips, SAMPLE_RATE, course, on_step=host.progress())
         null = host.null_prompt(film.space, clip)
         prompts = condition(film.to(host.intermediate_device()), sound_strength=strength, windows="keep", null=null)
         count = len(film.tokens)

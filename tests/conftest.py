@@ -99,6 +99,16 @@ def tiny_pipelines(tiny_folders):
     return pipeline
 
 
+@pytest.fixture
+def no_models(monkeypatch) -> None:
+    """A model that is loaded fails the test."""
+    from audio2img_core import AudioEncoder
+    from audio2img_core.generation import pipeline
+
+    for place, name in ((AudioEncoder, "from_pretrained"), (pipeline, "load_diffusion")):
+        monkeypatch.setattr(place, name, lambda *args, **options: pytest.fail("a model is loaded"))
+
+
 @pytest.fixture(scope="session")
 def seed_folder(tmp_path_factory) -> Path:
     """A folder as the seed project published them, small: Wav2Vec2BertModel with its adapter, 1024 wide tokens."""

@@ -11,8 +11,10 @@ import gradio as gr
 from PIL import Image
 
 from ..checks import first_line, message
+from ..conditioning.schedule import ScheduleSettings
 from ..conditioning.zero_shot import read_captions
-from .studio import Drawing, Studio
+from ..generation.settings import GenerationSettings
+from .studio import Studio
 
 _F = TypeVar("_F", bound=Callable)
 
@@ -80,17 +82,20 @@ class Endpoints:
         steps, guidance: of the sampler. seed: null = by chance; the pictures count up from it. Returns the pictures,
         PNG files that carry their settings, and these settings.
         """
-        pictures = self._studio.draw(
-            sound,
-            Drawing(prompt or None, prompt_weight, negative or None, steps, guidance),
+        settings = GenerationSettings(
             start=start or 0.0,
             duration=duration,
+            prompt=prompt or None,
+            prompt_weight=prompt_weight,
+            negative=negative or None,
             sound_strength=sound_strength,
+            steps=steps,
+            guidance=guidance,
             seed=seed,
             count=count,
-            on_step=_bar(progress, "drawing", "steps"),
         )
-        return [str(path) for path, _ in pictures], [settings for _, settings in pictures]
+        pictures = self._studio.draw(sound, settings, on_step=_bar(progress, "drawing", "steps"))
+        return [str(path) for path, _ in pictures], [told for _, told in pictures]
 
     @_said
     def film(
@@ -113,18 +118,24 @@ class Endpoints:
         The parameters are those of /draw; fps: pictures a second; smoothing: seconds over which changes are evened
         out. Returns an MP4 with the sound, and its settings.
         """
-        path, settings = self._studio.film(
-            sound,
-            Drawing(prompt or None, prompt_weight, negative or None, steps, guidance),
+        settings = GenerationSettings(
             start=start or 0.0,
             duration=duration,
+            prompt=prompt or None,
+            prompt_weight=prompt_weight,
+            negative=negative or None,
+            steps=steps,
+            guidance=guidance,
             seed=seed,
-            fps=fps,
-            smoothing=smoothing,
+        )
+        path, told = self._studio.film(
+            sound,
+            settings,
+            ScheduleSettings(fps=fps, smoothing=smoothing),
             on_hear=_bar(progress, "hearing", "windows"),
             on_step=_bar(progress, "drawing", "pictures"),
         )
-        return str(path), settings
+        return str(path), told
 
 
 def _bar(progress: gr.Progress, label: str, unit: str) -> Callable[[int, int], None]:

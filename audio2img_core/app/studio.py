@@ -1,29 +1,28 @@
-"""What the page does with a sound, without the page: hear it, draw it, film it, within limits."""
+"""What the web UI does with a sound, without the UI: classify it, generate images and videos, within limits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from .. import __version__
-from ..audio.excerpt import Excerpt
 from ..audio.io import SAMPLE_RATE, load_audio
 from ..audio.waveform import read_clips
-from ..conditioning.schedule import count_frames, schedule
-from ..conditioning.zero_shot import Heard
+from ..checks import check_setting
+from ..conditioning.schedule import ScheduleSettings, schedule
+from ..conditioning.zero_shot import Heard, check_captions
 from ..generation.pipeline import AudioToImagePipeline
-from ..generation.png import write_picture
+from ..generation.png import picture_metadata, write_picture
+from ..generation.settings import GenerationSettings
 from ..generation.video import draw_frames, write_film
 from ..plots import draw_spectrogram
 from .turns import Turns
@@ -41,39 +40,21 @@ class Limits:
     pictures: int = 8
     steps: int = 100
     frames: int = 600  # of a film
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How pictures are drawn, as `AudioToImagePipeline` takes it; None = the model's own."""
-
-    prompt: str | None = None
-    prompt_weight: float = 0.5
-    negative: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
+    captions: int = 100  # to choose from
+    letters: int = 200  # of a caption
 
 
 class Studio:
     """One pair of models, at which callers from several threads take turns, in the order in which they come.
 
     Args:
-        pipeline: hears and draws.
-        encoder, diffusion: the names of its models, for the settings that a picture carries.
-        limits: what a visitor may ask for.
+        pipeline: Pipeline that encodes and generates.
+        limits: What a visitor may ask for.
     """
 
-    def __init__(
-        self,
-        pipeline: AudioToImagePipeline,
-        *,
-        encoder: str = "mini",
-        diffusion: str = "mini",
-        limits: Limits | None = None,
-    ):
+    def __init__(self, pipeline: AudioToImagePipeline, *, limits: Limits | None = None):
         self.pipeline = pipeline
         self.limits = limits or Limits()
-        self._models = {"encoder": _shown(encoder), "diffusion": _shown(diffusion)}
         self._turns = Turns()
         self._folder = tempfile.TemporaryDirectory(prefix="audio2img-app-")
 
@@ -88,14 +69,17 @@ class Studio:
         """A sound's spectrogram, and the captions that fit it, best first.
 
         Args:
-            sound: a file's path.
-            start, duration: seconds; None = to the end.
-            captions: to choose from; none = the model's own, where it has some.
+            sound: A file's path.
+            start: Seconds to skip.
+            duration: Seconds to read; None = to the end.
+            captions: Captions to choose from; none = the model's own, where it has some.
 
         Raises:
-            ValueError: no sound, one that cannot be read, or one beyond the limits.
+            ValueError: No sound, one that cannot be read, or something beyond the limits.
         """
-        (waveform,) = read_clips(self._load(sound, start, duration))
+        if captions:
+            check_captions(captions, most=self.limits.captions, longest=self.limits.letters)
+        (waveform,) = read_clips(self._load(sound, GenerationSettings(start=start, duration=duration)))
         captions = captions or self.pipeline.captions
         heard: list[Heard] = []
         if captions:
@@ -104,90 +88,63 @@ class Studio:
         return draw_spectrogram(waveform, width=680, height=320), heard
 
     def draw(
-        self,
-        sound: str | None,
-        drawing: Drawing,
-        *,
-        start: float = 0.0,
-        duration: float | None = None,
-        sound_strength: float = 1.0,
-        seed: int | None = None,
-        count: int = 1,
-        on_step: Callable[[int, int], None] | None = None,
+        self, sound: str | None, settings: GenerationSettings, *, on_step: Callable[[int, int], None] | None = None
     ) -> list[tuple[Path, dict[str, Any]]]:
-        """Pictures of a sound as PNG files, which carry their settings, and these settings.
+        """Images of a sound as PNG files, which carry their metadata, and this metadata.
 
         Args:
-            sound: a file's path.
-            drawing: prompt and sampler.
-            start, duration: seconds; None = to the end.
-            sound_strength, seed, count: as the pipeline takes them.
-            on_step: called as on_step(sampler steps done, steps in all).
+            sound: A file's path.
+            settings: How to generate.
+            on_step: Called as on_step(sampler steps done, steps in all).
 
         Raises:
-            ValueError: no sound, one that cannot be read, a value that cannot be, or one beyond the limits.
+            ValueError: No sound, one that cannot be read, or something beyond the limits.
         """
-        if count > self.limits.pictures:
-            raise ValueError(f"count must be between 1 and {self.limits.pictures}, not {count}")
-        self._check_steps(drawing)
-        clips = read_clips(self._load(sound, start, duration))
+        check_setting("count", settings.count, least=1, most=self.limits.pictures)
+        path = self._check(sound, settings)
+        clips = read_clips(self._load(path, settings))
         with self._turns:
-            drawn = self.pipeline(
-                (clips, SAMPLE_RATE),
-                prompt=drawing.prompt,
-                prompt_weight=drawing.prompt_weight,
-                negative=drawing.negative,
-                sound_strength=sound_strength,
-                steps=drawing.steps,
-                guidance=drawing.guidance,
-                seed=seed,
-                count=count,
-                on_step=on_step,
-            )
-        stem, folder = Path(sound).stem, self._new_folder()
-        more = {"start": start, "duration": duration, "sound_strength": sound_strength}
+            made = self.pipeline((clips, SAMPLE_RATE), settings, on_step=on_step)
+        stem, folder = Path(path).stem, self._new_folder()
         pictures = []
-        for image, seed in zip(drawn.images, drawn.seeds, strict=True):
-            pictures.append((folder / f"{stem}-{seed}.png", self._settings(sound, seed, drawing, more)))
+        for image, seed in zip(made.images, made.seeds, strict=True):
+            told = picture_metadata(made.settings, sound=path, seed=seed, names=self.pipeline.names)
+            pictures.append((folder / f"{stem}-{seed}.png", told))
             write_picture(image, *pictures[-1])
         return pictures
 
     def film(
         self,
         sound: str | None,
-        drawing: Drawing,
+        settings: GenerationSettings,
+        course: ScheduleSettings,
         *,
-        start: float = 0.0,
-        duration: float | None = None,
-        seed: int | None = None,
-        fps: float = 8.0,
-        smoothing: float = 0.25,
         on_hear: Callable[[int, int], None] | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> tuple[Path, dict[str, Any]]:
-        """An MP4 of pictures that change with the sound, and the sound beside them; and its settings.
+        """An MP4 of images that change with the sound, and the sound beside them; and its metadata.
 
-        Pictures of other visitors are drawn between its own.
+        Images of other visitors are generated between its own.
 
         Args:
-            sound: a file's path.
-            drawing: prompt and sampler.
-            start, duration: seconds; None = to the end.
-            seed: of every picture; None = by chance.
-            fps, smoothing: as `schedule.schedule` takes them.
-            on_hear: called as on_hear(windows heard, windows in all). on_step: the same with pictures drawn.
+            sound: A file's path.
+            settings: How to generate; the seed is that of every image.
+            course: Frames a second and smoothing.
+            on_hear: Called as on_hear(windows encoded, windows in all).
+            on_step: Called as on_step(images done, images in all).
 
         Raises:
-            ValueError: no sound, one that cannot be read, a value that cannot be, or one beyond the limits.
+            ValueError: No sound, one that cannot be read, or something beyond the limits.
         """
-        self._check_steps(drawing)
-        waveform, rate = self._load(sound, start, duration)
+        path = self._check(sound, settings)
+        settings = self.pipeline.complete(settings)
+        waveform, rate = self._load(path, settings)
         seconds = waveform.shape[1] / rate
-        frames = count_frames(seconds, fps)
+        frames = course.count_frames(seconds)
         if frames > self.limits.frames:
             raise ValueError(
-                f"{seconds:.1f} s at {fps:g} pictures a second are {frames} pictures; "
-                f"at most {self.limits.frames} are drawn: choose a shorter part or fewer a second"
+                f"{seconds:.1f} s at {course.fps:g} images a second are {frames} images; "
+                f"at most {self.limits.frames} are allowed: choose a shorter part or fewer a second"
             )
 
         def hearing(done: int, total: int) -> None:
@@ -196,29 +153,26 @@ class Studio:
             self._turns.pass_on()
 
         with self._turns:
-            heard = schedule(self.pipeline.encoder, waveform, rate, fps=fps, smoothing=smoothing, on_step=hearing)
-        seed = secrets.randbits(32) if seed is None else seed
-        images = draw_frames(
-            self.pipeline,
-            heard,
-            prompt=drawing.prompt,
-            prompt_weight=drawing.prompt_weight,
-            negative=drawing.negative,
-            steps=drawing.steps,
-            guidance=drawing.guidance,
-            seed=seed,
-            on_step=on_step,
-        )
-        path = self._new_folder() / f"{Path(sound).stem}.mp4"
-        write_film(path, self._in_turn(images), fps=fps, waveform=waveform, sample_rate=rate)
-        more = {"start": start, "duration": duration, "fps": fps, "smoothing": smoothing}
-        return path, self._settings(sound, seed, drawing, more)
+            heard = schedule(self.pipeline.encoder, waveform, rate, course, on_step=hearing)
+        images = draw_frames(self.pipeline, heard, settings, on_step=on_step)
+        output = self._new_folder() / f"{Path(path).stem}.mp4"
+        write_film(output, self._in_turn(images), fps=course.fps, waveform=waveform, sample_rate=rate)
+        assert settings.seed is not None
+        told = picture_metadata(settings, sound=path, seed=settings.seed, names=self.pipeline.names)
+        return output, {**told, "fps": course.fps, "smoothing": course.smoothing}
 
-    def _load(self, sound: str | None, start: float, duration: float | None) -> tuple[Tensor, int]:
+    def _check(self, sound: str | None, settings: GenerationSettings) -> str:
+        if settings.steps is not None:
+            check_setting("steps", settings.steps, least=1, most=self.limits.steps)
+        if not sound:
+            raise ValueError(NOTHING)
+        return sound
+
+    def _load(self, sound: str | None, part: GenerationSettings) -> tuple[Tensor, int]:
         """The part of a file, [C, T] and its rate; errors name the file as its owner knows it, without its folder."""
         if not sound:
             raise ValueError(NOTHING)
-        Excerpt(start, duration)  # refuses what cannot be before the file is looked at
+        start, duration = part.start, part.duration
         limits, name = self.limits, Path(sound).name
         if os.path.getsize(sound) > limits.megabytes * 1e6:
             raise ValueError(f"{name} has {os.path.getsize(sound) / 1e6:.0f} MB; allowed: {limits.megabytes:g} MB")
@@ -231,22 +185,6 @@ class Studio:
         if waveform.shape[1] > (limits.seconds + 0.1) * rate:
             raise ValueError(f"{name} is longer than {limits.seconds:g} s: choose a part of at most that length")
         return waveform, rate
-
-    def _check_steps(self, drawing: Drawing) -> None:
-        if drawing.steps is not None and drawing.steps > self.limits.steps:
-            raise ValueError(f"steps must be between 1 and {self.limits.steps}, not {drawing.steps}")
-
-    def _settings(self, sound: str, seed: int, drawing: Drawing, more: dict[str, Any]) -> dict[str, Any]:
-        """What a result was made with, under the names that `audio2img generate` uses."""
-        drawing = replace(
-            drawing,
-            prompt_weight=drawing.prompt_weight if drawing.prompt else None,
-            steps=self.pipeline.defaults.steps if drawing.steps is None else drawing.steps,
-            guidance=self.pipeline.defaults.guidance if drawing.guidance is None else drawing.guidance,
-        )
-        who = {"audio2img": __version__, "sound": Path(sound).name, "seed": seed}
-        settings = {**who, **vars(drawing), **more, **self._models}
-        return {name: value for name, value in settings.items() if value is not None}
 
     def _in_turn(self, images: Iterator[Image.Image]) -> Iterator[Image.Image]:
         """The same pictures, each drawn when it is its turn among what others ask for."""
@@ -264,8 +202,3 @@ class Studio:
                 if folder.stat().st_mtime < time.time() - _KEPT:
                     shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=self._folder.name))
-
-
-def _shown(model: str) -> str:
-    """A model's name as visitors may see it: without the folders of this machine."""
-    return Path(model).name if Path(model).exists() else model

@@ -55,12 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     pipeline = AudioToImagePipeline.from_pretrained(
         arguments.encoder, arguments.diffusion, device=arguments.device, dtype=arguments.dtype
     )
-    studio = Studio(
-        pipeline,
-        encoder=arguments.encoder,
-        diffusion=arguments.diffusion,
-        limits=Limits(seconds=arguments.max_seconds, megabytes=arguments.max_megabytes),
-    )
+    studio = Studio(pipeline, limits=Limits(seconds=arguments.max_seconds, megabytes=arguments.max_megabytes))
     stopped = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stopped.set())

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from typing import Any
 
 from ..audio.excerpt import Excerpt
+from ..conditioning.modes import BLEND_MODES, WINDOW_MODES
+from ..generation.png import open_image
+from ..generation.settings import GenerationSettings
 
 MINI = "mini"
+_IMAGES = ("init_image", "control_image")
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +44,91 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, local: str, size: s
     parser.add_argument("--shard-size", "--part-size", type=int, metavar="N", help=f"clips per shard (default: {size})")
 
 
+class _Flag(argparse.Action):
+    """Store a value, and which of its option's spellings was typed, for messages."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.flags = {**getattr(namespace, "flags", {}), self.dest: option_string}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "512x768" -> (512, 768)."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write WIDTHxHEIGHT, such as 512x768") from None
+    return width, height
+
+
+# Field of GenerationSettings -> how the command line asks for it. The flag is the field's name with hyphens.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "start": {"type": float, "metavar": "S", "help": "seconds to skip (default: 0)"},
+    "duration": {"type": float, "metavar": "S", "help": "seconds to read (default: to the end)"},
+    "prompt": {"metavar": "TEXT", "help": "text to blend with the sound"},
+    "prompt_weight": {
+        "type": float,
+        "metavar": "W",
+        "help": "share of the text: 0 for the sound only, 1 for the text only (default: 0.5)",
+    },
+    "blend_mode": {"choices": BLEND_MODES, "help": "way to blend sound and text (default: linear)"},
+    "negative": {"metavar": "TEXT", "help": "text to steer away from (default: the unconditional prompt)"},
+    "sound_strength": {
+        "type": float,
+        "metavar": "X",
+        "help": "strength of the sound: 0 for none, 1 as encoded, 1.5 for more (default: 1)",
+    },
+    "windows": {
+        "choices": WINDOW_MODES,
+        "help": "treatment of clips longer than one window: average or join the windows, or keep an image for each "
+        "(default: average)",
+    },
+    "steps": {"type": int, "metavar": "N", "help": "sampler steps (default: 12 for mini, else 20)"},
+    "guidance": {"type": float, "metavar": "G", "help": "classifier-free guidance (default: 5 for mini, else 7.5)"},
+    "size": {"type": parse_size, "metavar": "WxH", "help": "image size, such as 512x768 (default: the model's)"},
+    "seed": {"type": int, "metavar": "N", "help": "seed of the first image, the next ones count up (default: random)"},
+    "count": {"type": int, "metavar": "N", "help": "images for each sound (default: 1)"},
+    "control_image": {"metavar": "FILE", "help": "image for the ControlNet"},
+    "control_scale": {"type": float, "metavar": "X", "help": "weight of the ControlNet (default: 1)"},
+    "init_image": {"metavar": "FILE", "help": "image to start from"},
+    "denoise": {
+        "type": float,
+        "metavar": "X",
+        "action": _Flag,
+        "help": "how far to go from --init-image, 0 to 1 (default: 0.8)",
+    },
+}
+_OLD_FLAGS = {"denoise": ["--strength"]}
+_DEFAULTS = {field.name: field.default for field in fields(GenerationSettings)}
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
+    """The flags of some fields of `GenerationSettings`; `defaults` of a command's own take the place of theirs."""
+    for name in names:
+        option = {"default": defaults.get(name, _DEFAULTS[name]), **_OPTIONS[name]}
+        parser.add_argument("--" + name.replace("_", "-"), *_OLD_FLAGS.get(name, []), dest=name, **option)
+
+
+def generation_settings(arguments: argparse.Namespace) -> GenerationSettings:
+    """The settings that the flags give, their images opened.
+
+    Raises:
+        SettingError: A value that is not allowed. OSError, ValueError: An image that cannot be read.
+    """
+    given = {name: value for name, value in vars(arguments).items() if name in _DEFAULTS}
+    images = {name: open_image(given[name]) for name in _IMAGES if name in given}
+    return GenerationSettings(**{**given, **images})
+
+
 def add_cut_arguments(parser: argparse.ArgumentParser) -> None:
     """--start and --duration."""
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="seconds to skip (default: 0)")
-    parser.add_argument("--duration", type=float, metavar="S", help="seconds to read (default: to the end)")
+    add_generation_arguments(parser, "start", "duration")
 
 
 def excerpt_of(arguments: argparse.Namespace) -> Excerpt:
@@ -54,22 +141,6 @@ def excerpt_of(arguments: argparse.Namespace) -> Excerpt:
         return Excerpt(arguments.start, arguments.duration)
     except ValueError as error:
         raise ValueError(f"--{error}") from None
-
-
-def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
-    """--prompt, --prompt-weight and --negative."""
-    parser.add_argument("--prompt", metavar="TEXT", help="text mixed with the sound")
-    parser.add_argument("--prompt-weight", type=float, default=0.5, metavar="W", help="0: sound only, 1: text only")
-    parser.add_argument("--negative", metavar="TEXT", help="text to steer away from (default: the empty prompt)")
-
-
-def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """--steps, --guidance and --size."""
-    parser.add_argument("--steps", type=int, help="sampler steps (default: 12 for mini, else 20)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 5 for mini, else 7.5)")
-    parser.add_argument(
-        "--size", type=parse_size, metavar="WxH", help="in pixels, such as 512x768 (default: the model's)"
-    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,15 +157,6 @@ def quiet_libraries() -> None:
     for library in (transformers, diffusers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """ "512x768" -> (512, 768)."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write WIDTHxHEIGHT, such as 512x768") from None
-    return width, height
 
 
 @contextmanager

@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..conditioning.text import encode_text
     from ..encoder.checkpoint import save
     from ..encoder.model import AudioEncoder
-    from ..generation.loading import load_diffusion, takes_pooled, token_width
+    from ..generation.families import takes_pooled, token_width
+    from ..generation.loading import load_diffusion
     from ..targets import check_fits
 
     encoder = AudioEncoder.from_pretrained(arguments.source, dtype=arguments.dtype or "auto")

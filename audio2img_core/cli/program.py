@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from .. import __version__
-from ..checks import first_line, message
+from ..checks import SettingError, first_line, message, one_line
 
 
 def run_program(
@@ -63,7 +63,7 @@ def run_program(
     except (ValueError, OSError, ImportError) as error:
         if arguments.debug:
             raise
-        print(f"{name}: error: {message(error)}", file=sys.stderr)
+        print(f"{name}: error: {_explained(error, arguments)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         # Out of memory, of the machine or of the GPU, or a fault of ours: no user's mistake that we foresaw.
@@ -72,6 +72,14 @@ def run_program(
         words = first_line(error) if str(error) else type(error).__name__
         print(f"{name}: failed: {words} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _explained(error: BaseException, arguments: argparse.Namespace) -> str:
+    """An error as one line, in which a setting has the name of the flag that was typed."""
+    if isinstance(error, SettingError) and hasattr(arguments, error.name):
+        flag = getattr(arguments, "flags", {}).get(error.name) or "--" + error.name.replace("_", "-")
+        return one_line(f"{flag} {error.problem}")
+    return message(error)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -31,6 +31,11 @@ class Conditioning:
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
         return Conditioning(self.tokens.to(device=device, dtype=dtype), pooled)
 
+    def expand(self, rows: int) -> Conditioning:
+        """A single row as `rows` equal ones: [1, ...] -> [rows, ...]; as many rows as that stay."""
+        pooled = None if self.pooled is None else self.pooled.expand(rows, -1)
+        return Conditioning(self.tokens.expand(rows, -1, -1), pooled)
+
     def repeat(self, count: int) -> Conditioning:
         """Each row `count` times in a row: [B, ...] -> [B * count, ...]."""
         pooled = None if self.pooled is None else self.pooled.repeat_interleave(count, 0)

@@ -1,10 +1,10 @@
-"""Pictures that change with the sound: what is heard around each frame of a film, and curves of its course."""
+"""A prompt for each frame of a video, and curves of a sound's course."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..audio.io import SAMPLE_RATE
 from ..audio.mel import FRAME_HOP, FRAMES_PER_SECOND, MIN_SAMPLES, mel_frames
 from ..audio.waveform import Waveform, read_clips
+from ..checks import check_setting
 from ..encoder.embeddings import AudioEmbeddings
 
 if TYPE_CHECKING:
@@ -23,69 +24,78 @@ MAX_FRAMES = 10_000
 _FLUX_FLOOR = 8.0  # nats below the loudest: what lies lower does not count as the begin of a sound
 
 
-def count_frames(seconds: float, fps: float) -> int:
-    """Frames of a film as long as a sound: at least one.
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """How a sound's course becomes frames.
 
     Raises:
-        ValueError: fps is not above 0, or there would be more than `MAX_FRAMES`.
+        SettingError: A value that is not allowed; it is a ValueError that names the field.
     """
-    if not 0 < fps <= 1000:
-        raise ValueError(f"fps must be above 0 and at most 1000, not {fps!r}")
-    frames = max(round(seconds * fps), 1)
-    if frames > MAX_FRAMES:
-        raise ValueError(f"{seconds:g} s at {fps:g} fps are {frames} frames; at most {MAX_FRAMES} are scheduled")
-    return frames
+
+    fps: float  # frames a second
+    frames: int | None = None  # number of frames; None = as long as the sound. Beyond its end the last window stays
+    every: int = 1  # keyframe interval: windows are encoded for these frames, between them tokens are interpolated
+    window: float | None = None  # seconds of sound around a frame; None = the encoder's window
+    smoothing: float = 0.0  # standard deviation of the Gaussian that tokens are averaged with, in seconds; 0 = none
+
+    def __post_init__(self) -> None:
+        check_setting("fps", self.fps, above=0, most=1000)
+        if self.frames is not None:
+            check_setting("frames", self.frames, least=1, most=MAX_FRAMES, whole=True)
+        check_setting("every", self.every, least=1, whole=True)
+        if self.window is not None:
+            check_setting("window", self.window, above=0)
+        check_setting("smoothing", self.smoothing, least=0)
+
+    def count_frames(self, seconds: float) -> int:
+        """Number of frames for a sound: at least one.
+
+        Raises:
+            ValueError: More than `MAX_FRAMES`.
+        """
+        if self.frames is not None:
+            return self.frames
+        frames = max(round(seconds * self.fps), 1)
+        if frames > MAX_FRAMES:
+            raise ValueError(f"{seconds:g} s at {self.fps:g} fps are {frames} frames; at most {MAX_FRAMES} are allowed")
+        return frames
 
 
 def schedule(
     encoder: AudioEncoder,
     waveform: Waveform,
     sample_rate: int,
+    settings: ScheduleSettings,
     *,
-    fps: float,
-    frames: int | None = None,
-    every: int = 1,
-    window: float | None = None,
-    smoothing: float = 0.0,
     batch_size: int | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> AudioEmbeddings:
-    """What the encoder hears around each frame: one row of tokens a frame.
+    """Encode the sound around each frame: one row of tokens a frame.
 
     Frame i stands at (i + 0.5) / fps seconds; the window around it is moved where it would reach beyond the sound.
 
     Args:
-        encoder: hears.
-        waveform: [T] or [C, T] float in -1..1, one clip. sample_rate: in Hz.
-        fps: frames a second.
-        frames: of the film; None = as long as the clip. Beyond its end the last window stays.
-        every: only every so many frames is a window heard (keyframes); between them the tokens go in straight lines.
-        window: seconds around a frame that are heard; None = the encoder's window.
-        smoothing: seconds of a Gaussian's standard deviation, over which the tokens are averaged; 0 = none.
-        batch_size, on_step: as `AudioEncoder.encode`.
+        encoder: Encoder that is used.
+        waveform: One clip, [T] or [C, T] float in -1..1.
+        sample_rate: Sample rate in Hz.
+        settings: Frames, keyframes, window and smoothing.
+        batch_size: As of `AudioEncoder.encode`.
+        on_step: As of `AudioEncoder.encode`.
 
     Returns:
-        AudioEmbeddings with `frames` rows, all of clip 0, their `starts` the times of the frames.
+        AudioEmbeddings with a row for each frame, all of clip 0, their `starts` the times of the frames.
 
     Raises:
-        ValueError: settings that cannot be, several clips, or as `AudioEncoder.encode`.
+        ValueError: Several clips, too many frames, or as `AudioEncoder.encode`.
     """
     clips = read_clips((waveform, sample_rate))
     if len(clips) != 1:
         raise ValueError(f"a schedule is made of one clip, not of a batch of {len(clips)}")
     (clip,) = clips
-    seconds = len(clip) / SAMPLE_RATE
-    frames = count_frames(seconds, fps) if frames is None else frames
-    if not 1 <= frames <= MAX_FRAMES:
-        raise ValueError(f"frames must be between 1 and {MAX_FRAMES}, not {frames!r}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, not {every!r}")
-    if not 0 <= smoothing < math.inf:
-        raise ValueError(f"smoothing must be at least 0 seconds, not {smoothing!r}")
+    fps, window = settings.fps, settings.window
+    frames = settings.count_frames(len(clip) / SAMPLE_RATE)
     length = encoder.config.window.seconds if window is None else float(window)
-    if not 0 < length < math.inf:
-        raise ValueError(f"window must be above 0 seconds, not {window!r}")
-    keys = sorted({*range(0, frames, every), frames - 1})
+    keys = sorted({*range(0, frames, settings.every), frames - 1})
     size = min(max(round(length * SAMPLE_RATE), MIN_SAMPLES), len(clip))
     latest = len(clip) - size
     starts = [min(max(round((key + 0.5) / fps * SAMPLE_RATE) - size // 2, 0), latest) for key in keys]
@@ -104,7 +114,7 @@ def schedule(
         """[windows, ...] -> [frames, ...]"""
         keyed = values[rows.to(values.device)]
         weights = share.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
-        return _smooth(torch.lerp(keyed[left], keyed[right], weights), smoothing * fps)
+        return _smooth(torch.lerp(keyed[left], keyed[right], weights), settings.smoothing * fps)
 
     return replace(
         heard,

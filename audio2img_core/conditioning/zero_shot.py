@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ..encoder.embeddings import AudioEmbeddings
 
+MAX_CAPTIONS = 1000  # of a call: their prompts take 80 MB for mini, 630 MB for SDXL
+MAX_LETTERS = 500  # of a caption; a text encoder reads 77 tokens of it
+
 
 class Heard(NamedTuple):
     """A caption and its share of the encoder's belief among the captions it was compared with."""
@@ -50,6 +53,28 @@ def caption_scores(embeddings: AudioEmbeddings, captions: Tensor) -> Tensor:
 def say_heard(heard: Iterable[Heard]) -> str:
     """ "a piano 81 %, a guitar 7 %, a bell 3 %"."""
     return ", ".join(f"{each.caption} {100 * each.score:.0f} %" for each in heard)
+
+
+def check_captions(captions: Iterable[str], *, most: int = MAX_CAPTIONS, longest: int = MAX_LETTERS) -> list[str]:
+    """The captions as a list.
+
+    Args:
+        captions: Texts to choose from.
+        most: Number of captions allowed.
+        longest: Number of characters allowed in each.
+
+    Raises:
+        ValueError: None, too many, or one that is too long.
+    """
+    captions = list(captions)
+    if not captions:
+        raise ValueError("name the captions to choose from: only the mini model has some of its own")
+    if len(captions) > most:
+        raise ValueError(f"captions: at most {most} are compared at once, not {len(captions)}")
+    for caption in captions:
+        if len(caption) > longest:
+            raise ValueError(f"captions: {caption[:20]!r}... has {len(caption)} characters; at most {longest}")
+    return captions
 
 
 def read_captions(text: str) -> list[str]:

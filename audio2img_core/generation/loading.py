@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,7 @@ from ..checks import first_line
 from ..devices import weights_in
 from ..encoder.checkpoint import PICKLE_SUFFIXES, load_strictly
 from ..mini import names as mini
-from ..targets import check_fits
-
-FAMILIES = ("StableDiffusion", "StableDiffusionXL")
+from .families import FAMILIES, token_width
 
 
 def load_diffusion(
@@ -28,27 +25,25 @@ def load_diffusion(
     controlnet: str | os.PathLike[str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """A diffusers pipeline on the CPU, as text-to-image whatever its folder says.
+    """Load a diffusers pipeline to the CPU, as text-to-image whatever its folder says.
 
     Args:
         name_or_path: "mini", a diffusers folder, a hub id, or a single `.safetensors` file of Stable Diffusion 1.x,
             2.x or XL; its configs come from a diffusers folder of the same name beside it, else from the hub.
-        controlnet: a ControlNet's folder or hub id, for a pipeline with ControlNet.
-        dtype: of all weights.
+        controlnet: Folder or hub id of a ControlNet, for a pipeline with ControlNet.
+        dtype: Dtype of all weights.
 
     Raises:
-        FileNotFoundError: nothing there. ValueError: a pickle, or no Stable Diffusion model.
+        FileNotFoundError: Nothing there.
+        ValueError: A pickle, or no Stable Diffusion model.
     """
-    if name_or_path == mini.NAME:
-        if controlnet is not None:
-            raise ValueError("the mini model has no ControlNet: name another diffusion model")
+    source, net_source = find_diffusion(name_or_path, controlnet)
+    if source == mini.NAME:
         model = load_mini_diffusion()
         return model if dtype == torch.float32 else model.to(dtype)
     # The automatic pipelines import every other one, which takes a second that mini's first picture need not wait for.
     from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline, StableDiffusionPipeline
 
-    source = _existing(name_or_path, "diffusion model")
-    net_source = None if controlnet is None else _existing(controlnet, "ControlNet")
     # Broken folders fail in the libraries with whatever comes first: each becomes one line with the folder's name.
     with _named(source):
         if Path(source).is_file():
@@ -71,7 +66,7 @@ def load_diffusion(
     if net.config.cross_attention_dim != diffusion.unet.config.cross_attention_dim:
         raise ValueError(
             f"{net_source}: this ControlNet takes tokens of width {net.config.cross_attention_dim}, but the diffusion "
-            f"model takes {diffusion.unet.config.cross_attention_dim}: use a ControlNet made for that model"
+            f"model takes {token_width(diffusion)}: use a ControlNet made for that model"
         )
     return AutoPipelineForText2Image.from_pipe(diffusion, controlnet=net)
 
@@ -95,38 +90,28 @@ shared_mini_diffusion = functools.cache(load_mini_diffusion)
 """`load_mini_diffusion`, loaded once: for its text encoder, which nobody changes."""
 
 
+def find_diffusion(
+    name_or_path: str | os.PathLike[str], controlnet: str | os.PathLike[str] | None = None
+) -> tuple[str, str | None]:
+    """Find both models and load nothing: their paths, or hub ids where nothing of that name lies here.
+
+    Raises:
+        FileNotFoundError: Nothing there, and no hub id.
+        ValueError: A ControlNet for mini.
+    """
+    if name_or_path != mini.NAME:
+        net = None if controlnet is None else _locate(controlnet, "ControlNet")
+        return _locate(name_or_path, "diffusion model"), net
+    if controlnet is not None:
+        raise ValueError("the mini model has no ControlNet: name another diffusion model")
+    return mini.NAME, None
+
+
 def as_image_to_image(diffusion: Any) -> Any:
     """The image-to-image form of a pipeline, sharing its weights."""
     from diffusers import AutoPipelineForImage2Image
 
     return AutoPipelineForImage2Image.from_pipe(diffusion)
-
-
-def check_fits_before_loading(target: str, name_or_path: str | os.PathLike[str]) -> None:
-    """`targets.check_fits` from a local folder's config alone, where there is one: it saves loading gigabytes.
-
-    Raises:
-        ValueError: the encoder's target does not fit the diffusion model.
-    """
-    file = Path(name_or_path).expanduser() / "unet" / "config.json"
-    if file.is_file():
-        with _named(file):
-            config = json.loads(file.read_text(encoding="utf-8"))
-            width = config.get("cross_attention_dim")
-        width = width[0] if isinstance(width, list) and width else width
-        if isinstance(width, int):
-            check_fits(target, width, pooled=config.get("addition_embed_type") == "text_time")
-
-
-def token_width(diffusion: Any) -> int:
-    """Width of the prompt tokens that the pipeline's UNet attends to."""
-    width = diffusion.unet.config.cross_attention_dim
-    return width if isinstance(width, int) else width[0]
-
-
-def takes_pooled(diffusion: Any) -> bool:
-    """Whether the pipeline's UNet also takes a pooled prompt embedding (XL)."""
-    return diffusion.unet.config.addition_embed_type == "text_time"
 
 
 def _load_single_file(path: Path, dtype: torch.dtype) -> Any:
@@ -172,7 +157,7 @@ def _check_whole(source: str, diffusion: Any) -> None:
                 raise ValueError(f"{source}: its {name} lacks {len(missing)} weights ({', '.join(missing[:3])}, ...)")
 
 
-def _existing(name_or_path: str | os.PathLike[str], what: str) -> str:
+def _locate(name_or_path: str | os.PathLike[str], what: str) -> str:
     """The name itself; where nothing of that name exists here, it must look like a hub id owner/name."""
     name = str(name_or_path)
     if Path(name).expanduser().exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ..storage.files import whole_file
 
 if TYPE_CHECKING:
     from .pipeline import AudioToImagePipeline
+    from .settings import GenerationSettings
 
 _QUALITY = "18"  # x264's constant rate factor: hardly to be told from the pictures
 _RATES = (8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # that AAC takes everywhere
@@ -25,43 +27,27 @@ _RATES = (8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # that AAC take
 def draw_frames(
     pipeline: AudioToImagePipeline,
     heard: AudioEmbeddings,
+    settings: GenerationSettings,
     *,
-    prompt: str | None = None,
-    prompt_weight: float = 0.5,
-    negative: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Iterator[Image.Image]:
-    """A picture for each row of a schedule, drawn when it is asked for.
+    """Generate an image for each row of a schedule, when it is asked for.
 
     Args:
-        pipeline: draws.
-        heard: rows as `schedule.schedule` gives them.
-        prompt, prompt_weight, negative, steps, guidance, size: as the pipeline takes them.
-        seed: of every picture: the sound alone changes them.
-        batch_size: pictures drawn at once.
-        on_step: called as on_step(pictures done, pictures in all).
+        pipeline: Pipeline that generates.
+        heard: Rows as `schedule.schedule` gives them.
+        settings: How to generate. The seed is that of every image, so that the sound alone changes them.
+        batch_size: Number of images generated at once.
+        on_step: Called as on_step(images done, images in all).
 
     Raises:
-        ValueError: an impossible value.
+        ValueError: The models cannot do what the settings say.
     """
+    settings = pipeline.complete(replace(settings, windows="keep", count=1))
     rows = len(heard.tokens)
     for first in range(0, rows, batch_size):
-        yield from pipeline(
-            heard.rows(first, first + batch_size),
-            windows="keep",
-            prompt=prompt,
-            prompt_weight=prompt_weight,
-            negative=negative,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            size=size,
-        ).images
+        yield from pipeline(heard.rows(first, first + batch_size), settings).images
         if on_step is not None:
             on_step(min(first + batch_size, rows), rows)
 

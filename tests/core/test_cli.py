@@ -14,7 +14,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from audio2img_core import GenerationSettings
 from audio2img_core.cli import main
+from audio2img_core.generation.png import picture_metadata, read_settings, write_picture
 from tests.helpers.audio import noise, sine, write_audio
 
 
@@ -75,8 +77,64 @@ def test_a_picture_carries_its_settings(run, examples, tmp_path, models):
     facts = json.loads(out)
     assert code == 0 and facts["sound"] == "drum.flac" and facts["seed"] == 9 and facts["prompt"] == "a bird ☃"
     assert facts["steps"] == 2 and facts["duration"] == 0.4 and facts["prompt_weight"] == 0.3
-    assert "strength" not in facts
+    assert facts["encoder"] == "encoder" and not {"denoise", "control_scale", "device", "dtype"} & set(facts)
     assert "a bird ☃" in run("info", path)[1]
+
+
+def test_no_folder_of_the_users_machine_goes_into_a_picture(run, examples, tmp_path, tiny_folders):
+    Image.radial_gradient("L").save(tmp_path / "in.jpg")
+    folder, secret = tiny_folders("sd15"), tmp_path / "home" / "somebody"
+    shutil.copytree(folder, secret)
+    shutil.copy(examples / "drum.flac", secret / "drum.flac")
+    command = ["generate", secret / "drum.flac", "-o", secret / "out.png", "--encoder", secret / "encoder"]
+    command += ["--diffusion", secret / "diffusion" / "..", "--diffusion", f"{secret}/diffusion/", "--dtype", "float32"]
+    command += ["--controlnet", secret / "controlnet", "--control-image", tmp_path / "in.jpg", "--device", "cpu"]
+    code, _, err = run(*command, "--init-image", tmp_path / "in.jpg", "--steps", 2, "--seed", 1)
+    assert code == 0, err
+    facts = json.loads(run("info", secret / "out.png", "--json")[1])
+    assert str(tmp_path) not in json.dumps(facts) and "somebody" not in (secret / "out.png").read_bytes().decode(
+        "latin"
+    )
+    assert facts.pop("audio2img").startswith("0.") and facts == {
+        "sound": "drum.flac",
+        "seed": 1,
+        "start": 0.0,
+        "sound_strength": 1.0,
+        "windows": "average",
+        "steps": 2,
+        "guidance": 7.5,
+        "denoise": 0.8,
+        "control_scale": 1.0,
+        "encoder": "encoder",
+        "diffusion": "diffusion",
+        "controlnet": "controlnet",
+        "init_image": "in.jpg",
+        "control_image": "in.jpg",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("mini", "mini"),
+        ("youzarsif/wav2vec2bert_2_diffusion", "youzarsif/wav2vec2bert_2_diffusion"),
+        ("/home/me/x.safetensors", "x.safetensors"),
+        ("~/models/x", "x"),
+        ("./x.safetensors", "x.safetensors"),
+        ("../me/models/x/", "x"),
+        ("C:\\Users\\me\\x.safetensors", "x.safetensors"),
+        ("a/b/c", "c"),
+    ],
+)
+def test_a_model_is_told_by_its_name(given, told):
+    facts = picture_metadata(GenerationSettings(), sound="a.wav", seed=1, names={"encoder": given, "controlnet": None})
+    assert facts["encoder"] == told and "controlnet" not in facts
+
+
+def test_what_older_versions_wrote_is_still_told(run, tmp_path):
+    write_picture(Image.new("RGB", (8, 8)), tmp_path / "old.png", {"seed": 3, "strength": 0.8, "encoder": "/home/me/x"})
+    assert json.loads(run("info", tmp_path / "old.png", "--json")[1]) == read_settings(tmp_path / "old.png")
+    assert "/home/me/x" in run("info", tmp_path / "old.png")[1]
 
 
 def test_a_seed_draws_the_same_picture_again_and_options_matter(run, examples, tmp_path, models):
@@ -172,10 +230,10 @@ def bad_files(folder):
         "missing.wav": "no such file",
         "folder.wav": "no sound in this folder",
         "empty.wav": "empty",
-        "text.wav": "text.wav",
-        "picture.png": "audio",
+        "text.wav": "cannot be decoded",
+        "picture.png": "no audio",
         "nan.wav": "NaN",
-        "none.wav": "none.wav",
+        "none.wav": "holds no sound",
     }
 
 
@@ -196,38 +254,45 @@ def test_bad_files_get_one_line_and_leave_nothing(run, tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--start", "0.5"], ["0.5", "short.wav"]),
-        (["--start", "-1"], ["start"]),
-        (["--duration", "0"], ["duration"]),
-        (["--encoder", "nowhere.safetensors"], ["nowhere.safetensors", "no such encoder"]),
-        (["--diffusion", "/nowhere"], ["/nowhere", "no such diffusion model"]),
-        (["--device", "cuda:99"], ["cuda:99", "cpu"]),
-        (["--dtype", "float16", "--device", "cpu"], ["float16"]),
-        (["--steps", "0"], ["steps"]),
-        (["--size", "100x64"], ["100x64"]),
-        (["--size", "big"], ["big", "WIDTHxHEIGHT"]),
-        (["--init-image", "nothing.png"], ["nothing.png", "no such picture"]),
-        (["--init-image", "short.wav"], ["short.wav", "not a picture"]),
-        (["--count", "0"], ["count"]),
-        (["--seed", "99999999999999999999"], ["seed", "between 0 and"]),
-        (["--seed", "-1"], ["seed", "between 0 and"]),
-        (["--encoder", "nowhere.safetensors", "-o", "new/out.png"], ["no such encoder"]),
-        (["--sound-strength", "nan"], ["strength"]),
-        (["--windows", "first"], ["first", "average"]),
-        (["--prompt", "x", "--prompt-weight", "3"], ["3", "between 0 and 1"]),
-        (["--control-image", "in.png"], ["ControlNet"]),
-        (["-o", "out.gif"], ["out.gif", ".png"]),
+        (["--start", "-1"], "--start must be at least 0, not -1.0"),
+        (["--duration", "0"], "--duration must be above 0, not 0.0"),
+        (["--encoder", "nowhere.safetensors"], "nowhere.safetensors: no such encoder"),
+        (["--diffusion", "/nowhere"], "/nowhere: no such diffusion model"),
+        (["--diffusion", "a/b", "--controlnet", "/no", "--control-image", "in.png"], "/no: no such ControlNet"),
+        (["--device", "cuda:99"], "no device 'cuda:99' on this machine"),
+        (["--dtype", "float16", "--device", "cpu"], "float16 is for GPUs"),
+        (["--steps", "0"], "--steps must be between 1 and 1000, not 0"),
+        (["--guidance", "-1"], "--guidance must be at least 0, not -1.0"),
+        (["--size", "100x64"], "--size must be multiples of 8 pixels, not 100x64"),
+        (["--size", "0x0"], "--size must be a width and a height in pixels"),
+        (["--size", "big"], "'big' is no size: write WIDTHxHEIGHT"),
+        (["--init-image", "nothing.png"], "nothing.png: no such picture"),
+        (["--init-image", "short.wav"], "short.wav: not a picture"),
+        (["--init-image", "in.png", "--denoise", "2"], "--denoise must be above 0 and at most 1, not 2.0"),
+        (["--init-image", "in.png", "--strength", "2"], "--strength must be above 0 and at most 1, not 2.0"),
+        (["--init-image", "in.png", "--denoise", "0.01"], "--denoise leaves no step of 12 to take"),
+        (["--count", "0"], "--count must be at least 1, not 0"),
+        (["--seed", "99999999999999999999"], "--seed must be between 0 and"),
+        (["--seed", "-1"], "--seed must be between 0 and"),
+        (["--encoder", "nowhere.safetensors", "-o", "new/out.png"], "nowhere.safetensors: no such encoder"),
+        (["--sound-strength", "nan"], "--sound-strength must be at least 0, not nan"),
+        (["--windows", "first"], "argument --windows: invalid choice: 'first'"),
+        (["--prompt", "x", "--prompt-weight", "3"], "--prompt-weight must be between 0 and 1, not 3.0"),
+        (["--control-image", "in.png"], "--control-image needs a ControlNet"),
+        (["--control-scale", "nan"], "--control-scale must be at least 0, not nan"),
+        (["--diffusion", "a/b", "--controlnet", "c/d"], "--controlnet needs a control image"),
+        (["--controlnet", "c/d", "--control-image", "in.png"], "the mini model has no ControlNet"),
+        (["-o", "out.gif"], "out.gif: pictures are written as .png"),
     ],
 )
-def test_bad_options_get_one_line_and_leave_nothing(run, tmp_path, monkeypatch, options, words):
+def test_a_bad_option_costs_no_model_and_leaves_nothing(run, tmp_path, monkeypatch, no_models, options, words):
     monkeypatch.chdir(tmp_path)
     bad_files(tmp_path)
     Image.new("RGB", (64, 64)).save("in.png")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = run("generate", "short.wav", "-o", "out.png", *options)
-    lines = err.splitlines()
-    assert code == 2 and out == "" and len(lines) == 1
-    assert all(word in lines[0] for word in words), lines
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert err.startswith(f"audio2img: error: {words}") or "--size: 'big'" in err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -318,10 +383,10 @@ def test_an_unforeseen_fault_is_one_line_too(run, examples, monkeypatch, tmp_pat
 
 def test_silence_and_a_truncated_file_work_with_a_warning(run, tmp_path, models):
     write_audio(tmp_path / "silence.wav", torch.zeros(8000), 16000)
-    write_audio(tmp_path / "cut.wav", noise(3.0), 16000)
-    whole = (tmp_path / "cut.wav").read_bytes()
-    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 3])
-    for name, words in (("silence.wav", ["silen", "silence.wav"]), ("cut.wav", ["cut.wav", "1.0", "3.0"])):
+    write_audio(tmp_path / "cut.flac", noise(3.0), 16000)
+    whole = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 3])
+    for name, words in (("silence.wav", ["silen", "silence.wav"]), ("cut.flac", ["cut.flac", "3.0"])):
         code, _, err = run("generate", tmp_path / name, "-o", tmp_path / "o.png", *models("sd15"), "--steps", 1)
         assert code == 0 and len(err.splitlines()) == 1, err
         assert all(word in err for word in words), err

@@ -85,12 +85,18 @@ def test_the_command_writes_numbered_pictures(film, tmp_path):
     ("words", "message"),
     [
         (["-o", "film.avi"], "allowed are NAME.mp4 or a folder"),
-        (["-o", "x.mp4", "--fps", "0"], "fps must be above 0"),
-        (["-o", "x.mp4", "--frames", "0"], "frames must be between"),
-        (["-o", "x.mp4", "--batch-size", "0"], "at least 1"),
+        (["-o", "x.mp4", "--fps", "0"], "error: --fps must be above 0 and at most 1000, not 0"),
+        (["-o", "x.mp4", "--frames", "0"], "error: --frames must be between 1 and 10000, not 0"),
+        (["-o", "x.mp4", "--every", "0"], "error: --every must be at least 1, not 0"),
+        (["-o", "x.mp4", "--window", "0"], "error: --window must be above 0, not 0"),
+        (["-o", "x.mp4", "--smoothing", "-1"], "error: --smoothing must be at least 0, not -1"),
+        (["-o", "x.mp4", "--batch-size", "0"], "error: --batch-size must be at least 1, not 0"),
+        (["-o", "x.mp4", "--prompt-weight", "2"], "error: --prompt-weight must be between 0 and 1, not 2"),
+        (["-o", "x.mp4", "--start", "2.5"], "2.5"),
+        (["-o", "x.mp4", "--size", "100x64"], "error: --size must be multiples of 8 pixels, not 100x64"),
     ],
 )
-def test_bad_input_is_said_in_a_line(film, tmp_path, monkeypatch, capsys, words, message):
+def test_a_bad_option_costs_no_model(film, tmp_path, monkeypatch, capsys, no_models, words, message):
     monkeypatch.chdir(tmp_path)
     assert film(*words) == 2
     errors = capsys.readouterr().err.strip().splitlines()

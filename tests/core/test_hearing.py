@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from audio2img_core import AudioToImagePipeline
-from audio2img_core.conditioning.zero_shot import caption_scores, nearest_captions
+from audio2img_core.conditioning.zero_shot import caption_scores, check_captions, nearest_captions
 from audio2img_core.encoder.embeddings import AudioEmbeddings, TokenSpace
-from audio2img_core.random_init import make_pair
 
 
 def embeddings(tokens, clips=None):
@@ -43,8 +42,8 @@ def test_captions_that_do_not_fit(captions):
         caption_scores(embeddings(torch.randn(1, 76, 8)), captions)
 
 
-def test_a_pipeline_names_what_it_is_asked_for():
-    pipe = AudioToImagePipeline(*make_pair("sd15"))
+def test_a_pipeline_names_what_it_is_asked_for(tiny_pipelines):
+    pipe = tiny_pipelines("sd15")
     sound = (torch.randn(16000) * 0.1, 16000)
     (heard,) = pipe.hear(sound, ["a dog", "a cat", "a bell"], top=3)
     assert {h.caption for h in heard} == {"a dog", "a cat", "a bell"}
@@ -53,3 +52,36 @@ def test_a_pipeline_names_what_it_is_asked_for():
     assert [h.caption for h in again] == [h.caption for h in heard]
     with pytest.raises(ValueError, match="only the mini model has some of its own"):
         pipe.hear(sound)
+
+
+def test_prompts_of_captions_are_kept_and_no_more_than_a_bound_of_them(tiny_pipelines, monkeypatch):
+    from audio2img_core.generation import pipeline
+
+    monkeypatch.setattr(pipeline, "CACHED_CAPTIONS", 4)
+    asked = []
+    real = pipeline.encode_text
+    monkeypatch.setattr(pipeline, "encode_text", lambda model, text: (asked.append(text), real(model, text))[1])
+    pipe = AudioToImagePipeline(tiny_pipelines("sd15").encoder, tiny_pipelines("sd15").diffusion)
+    heard = pipe.encode((torch.randn(16000) * 0.1, 16000))
+    many = [f"thing {i}" for i in range(6)]
+    first = pipe.hear(heard, many, top=6)
+    assert asked == many and pipe._prompt_of.cache_info().currsize == 4
+    pipe.hear(heard, many[4:])
+    assert asked == many  # kept: the latest
+    assert pipe.hear(heard, many, top=6) == first
+    for i in range(50):
+        pipe.hear(heard, [f"a {i}", f"b {i}"])
+    assert pipe._prompt_of.cache_info().currsize == 4
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([], "^name the captions to choose from"),
+        (["a"] * 1001, "^captions: at most 1000 are compared at once, not 1001$"),
+        (["a dog", "b" * 501], "^captions: 'bbbbbbbbbbbbbbbbbbbb'... has 501 characters; at most 500$"),
+    ],
+)
+def test_captions_have_limits(captions, message):
+    with pytest.raises(ValueError, match=message):
+        check_captions(captions)

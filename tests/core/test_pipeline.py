@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from audio2img_core import AudioEncoder, AudioToImagePipeline
+from audio2img_core import AudioToImagePipeline, GenerationSettings
 from audio2img_core.conditioning.prompt import condition, to_diffusers
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.devices import diffusion_dtype, encoder_dtype, resolve_device, resolve_dtype
-from audio2img_core.generation.pipeline import Sampler
+from audio2img_core.generation.settings import Sampler
 from tests.helpers.audio import noise, sine
 
 TARGETS = ("sd15", "sd21", "sdxl", "mini")
@@ -55,7 +55,7 @@ def test_it_draws_what_the_diffusers_pipeline_draws_from_the_same_embeddings(pip
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_image_to_image(pipes, target):
-    drawn = pipes(target)(CLIP, steps=4, seed=1, init_image=PICTURE, strength=0.5, size=(64, 48))
+    drawn = pipes(target)(CLIP, steps=4, seed=1, init_image=PICTURE, denoise=0.5, size=(64, 48))
     assert drawn.images[0].size == (64, 48)
 
 
@@ -161,8 +161,8 @@ def test_a_model_without_text_encoder_draws_sound_and_refuses_text(tiny_folders)
         pipe(CLIP, steps=1, prompt="a dog")
 
 
-def test_the_default_pair_is_mini_with_its_own_sampler(caplog):
-    pipe = AudioToImagePipeline.from_pretrained()
+def test_the_default_pair_is_mini_with_its_own_sampler(mini_pipeline, caplog):
+    pipe = mini_pipeline
     assert pipe.encoder.config.target == "mini" and pipe.defaults == Sampler(12, 5.0)
     drawn = pipe(CLIP, steps=1)
     assert drawn.images[0].size == (128, 128)
@@ -171,8 +171,7 @@ def test_the_default_pair_is_mini_with_its_own_sampler(caplog):
 
 
 @pytest.mark.parametrize(("encoder", "diffusion"), [("sd15", "sd21"), ("sd21", "sdxl"), ("sdxl", "sd15")])
-def test_a_target_that_does_not_fit_is_refused_before_anything_is_loaded(tiny_folders, monkeypatch, encoder, diffusion):
-    monkeypatch.setattr(AudioEncoder, "from_pretrained", lambda *a, **k: pytest.fail("loaded"))
+def test_a_target_that_does_not_fit_is_refused_before_anything_is_loaded(tiny_folders, no_models, encoder, diffusion):
     with pytest.raises(ValueError, match=f"trained for '{encoder}'.*an encoder for '{diffusion}' would fit"):
         AudioToImagePipeline.from_pretrained(tiny_folders(encoder) / "encoder", tiny_folders(diffusion) / "diffusion")
 
@@ -180,22 +179,68 @@ def test_a_target_that_does_not_fit_is_refused_before_anything_is_loaded(tiny_fo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps"),
-        ({"guidance": -1.0}, "guidance"),
-        ({"guidance": float("nan")}, "guidance"),
-        ({"count": 0}, "count"),
-        ({"size": (100, 64)}, "multiples of 8"),
-        ({"prompt": "x", "prompt_weight": 2.0}, "between 0 and 1"),
-        ({"sound_strength": -1.0}, "strength"),
-        ({"windows": "first"}, "windows"),
-        ({"init_image": PICTURE, "strength": 0.0}, "strength"),
-        ({"control_image": PICTURE}, "needs a ControlNet"),
-        ({"duration": -1.0}, "duration"),
+        ({"steps": 0}, "^steps must be between 1 and 1000, not 0$"),
+        ({"steps": 1.5}, "^steps must be"),
+        ({"steps": True}, "^steps must be"),
+        ({"guidance": -1.0}, "^guidance must be at least 0"),
+        ({"guidance": float("nan")}, "^guidance"),
+        ({"guidance": float("inf")}, "^guidance"),
+        ({"count": 0}, "^count must be at least 1"),
+        ({"seed": -1}, "^seed must be between 0"),
+        ({"size": (0, 64)}, "^size"),
+        ({"size": 64}, "^size"),
+        ({"prompt": 5}, "^prompt must be text"),
+        ({"prompt_weight": 2.0}, "^prompt_weight must be between 0 and 1, not 2.0$"),
+        ({"prompt_weight": "much"}, "^prompt_weight"),
+        ({"sound_strength": -1.0}, "^sound_strength"),
+        ({"windows": "first"}, "^windows must be one of average, join, keep"),
+        ({"blend_mode": "cubic"}, "^blend_mode must be one of"),
+        ({"denoise": 0.0}, "^denoise must be above 0"),
+        ({"init_image": PICTURE, "steps": 4, "denoise": 0.1}, "^denoise leaves no step of 4"),
+        ({"control_scale": float("nan")}, "^control_scale"),
+        ({"start": -1.0}, "^start must be at least 0"),
+        ({"duration": -1.0}, "^duration must be above 0"),
     ],
 )
-def test_impossible_values_are_refused(pipes, examples, options, message):
+def test_impossible_values_are_refused_when_the_settings_are_made(options, message):
     with pytest.raises(ValueError, match=message):
-        pipes("sd15")(examples / "drum.flac", **{"steps": 1, **options})
+        GenerationSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (100, 64)}, "^size must be multiples of 8 pixels, not 100x64$"),
+        ({"control_image": PICTURE}, "^control_image needs a ControlNet"),
+        ({"init_image": PICTURE, "denoise": 0.04}, "^denoise leaves no step of 20"),  # the model's own steps
+    ],
+)
+def test_what_the_models_cannot_do_is_refused_before_they_are_loaded(pipes, tiny_folders, request, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipes("sd15")(CLIP, **options)
+    request.getfixturevalue("no_models")
+    folder = tiny_folders("sd15")
+    with pytest.raises(ValueError, match=message):
+        AudioToImagePipeline.from_pretrained(
+            folder / "encoder", folder / "diffusion", settings=GenerationSettings(**options)
+        )
+
+
+def test_settings_and_keyword_arguments_say_the_same(pipes):
+    pipe, settings = pipes("sd15"), GenerationSettings(steps=2, seed=3, prompt="a dog", prompt_weight=0.3)
+    a = pipe(CLIP, settings)
+    b = pipe(CLIP, steps=2, seed=3, prompt="a dog", prompt_weight=0.3)
+    assert np.array_equal(pixels(a.images[0]), pixels(b.images[0])) and a.settings == b.settings
+    assert a.settings.guidance == 7.5  # the model's own
+    other = pipe(CLIP, settings, seed=4)
+    assert other.seeds == [4] and settings.seed == 3
+    assert pipe(CLIP, steps=1).settings.seed is not None
+
+
+def test_the_old_name_of_denoise_is_understood():
+    assert GenerationSettings.of(None, {"strength": 0.3}).denoise == 0.3
+    with pytest.raises(TypeError, match="strenght"):
+        GenerationSettings.of(None, {"strenght": 0.3})
 
 
 def test_embeddings_of_another_target_are_refused(pipes):

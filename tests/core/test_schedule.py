@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audio2img_core.conditioning.prompt import condition
-from audio2img_core.conditioning.schedule import count_frames, keyframes, loudness, onsets, schedule
+from audio2img_core.conditioning.schedule import ScheduleSettings, keyframes, loudness, onsets, schedule
 from audio2img_core.random_init import make_pair
 from tests.helpers.audio import noise, sine
 
@@ -23,7 +23,7 @@ def sound():
 
 
 def test_each_frame_hears_the_window_around_it(encoder, sound):
-    film = schedule(encoder, sound, RATE, fps=4, window=1.0)
+    film = schedule(encoder, sound, RATE, ScheduleSettings(fps=4, window=1.0))
     assert film.tokens.shape[0] == 16 and set(film.clips) == {0} and film.starts[4] == 1.0
     middle = round((7 + 0.5) / 4 * RATE)
     alone = encoder.encode(sound[middle - RATE // 2 : middle + RATE // 2], RATE, window=1.0).averaged()
@@ -35,9 +35,11 @@ def test_each_frame_hears_the_window_around_it(encoder, sound):
 
 
 def test_keyframes_are_heard_and_straight_lines_lie_between(encoder, sound):
-    whole = schedule(encoder, sound, RATE, fps=4, window=1.0)
+    whole = schedule(encoder, sound, RATE, ScheduleSettings(fps=4, window=1.0))
     steps = []
-    film = schedule(encoder, sound, RATE, fps=4, window=1.0, every=4, on_step=lambda *s: steps.append(s))
+    film = schedule(
+        encoder, sound, RATE, ScheduleSettings(fps=4, window=1.0, every=4), on_step=lambda *s: steps.append(s)
+    )
     for key in (0, 4, 8, 12, 15):
         torch.testing.assert_close(film.tokens[key], whole.tokens[key])
     torch.testing.assert_close(film.tokens[6], torch.lerp(whole.tokens[4], whole.tokens[8], 0.5))
@@ -46,29 +48,31 @@ def test_keyframes_are_heard_and_straight_lines_lie_between(encoder, sound):
 
 
 def test_smoothing_evens_out_and_keeps_what_is_constant(encoder, sound):
-    plain = schedule(encoder, sound, RATE, fps=4, window=0.5)
-    smooth = schedule(encoder, sound, RATE, fps=4, window=0.5, smoothing=0.5)
+    plain = schedule(encoder, sound, RATE, ScheduleSettings(fps=4, window=0.5))
+    smooth = schedule(encoder, sound, RATE, ScheduleSettings(fps=4, window=0.5, smoothing=0.5))
     assert smooth.tokens.diff(dim=0).abs().mean() < 0.5 * plain.tokens.diff(dim=0).abs().mean()
     torch.testing.assert_close(smooth.tokens.mean((0, 1)), plain.tokens.mean((0, 1)), atol=0.05, rtol=0)
-    one = schedule(encoder, sound, RATE, fps=4, frames=3, window=4.0, smoothing=2.0)  # one window for all
+    one = schedule(
+        encoder, sound, RATE, ScheduleSettings(fps=4, frames=3, window=4.0, smoothing=2.0)
+    )  # one window for all
     torch.testing.assert_close(one.tokens[0], one.tokens[2])
 
 
 def test_a_film_can_be_longer_and_shorter_than_its_sound(encoder, sound):
-    long = schedule(encoder, sound, RATE, fps=2, frames=12, window=1.0)
+    long = schedule(encoder, sound, RATE, ScheduleSettings(fps=2, frames=12, window=1.0))
     assert len(long.tokens) == 12
     torch.testing.assert_close(long.tokens[11], long.tokens[8])  # the last window stays
-    assert len(schedule(encoder, sound, RATE, fps=2, frames=2, window=1.0).tokens) == 2
+    assert len(schedule(encoder, sound, RATE, ScheduleSettings(fps=2, frames=2, window=1.0)).tokens) == 2
 
 
 def test_the_frames_become_a_batch_of_prompts(encoder, sound):
-    film = schedule(encoder, torch.stack([sound, sound]), 32_000, fps=3, window=1.0)  # stereo, 2 s
+    film = schedule(encoder, torch.stack([sound, sound]), 32_000, ScheduleSettings(fps=3, window=1.0))  # stereo, 2 s
     positive, negative = condition(film, windows="keep")
     assert positive.tokens.shape == negative.tokens.shape == (6, 77, 768)
 
 
 def test_xl_has_a_pooled_embedding_for_each_frame(sound):
-    film = schedule(make_pair("sdxl")[0], sound, RATE, fps=2, window=1.0, every=3, smoothing=0.3)
+    film = schedule(make_pair("sdxl")[0], sound, RATE, ScheduleSettings(fps=2, window=1.0, every=3, smoothing=0.3))
     assert film.pooled.shape == (8, 1280) and film.pooled.isfinite().all()
 
 
@@ -82,20 +86,21 @@ def test_xl_has_a_pooled_embedding_for_each_frame(sound):
         ({"fps": 8, "window": -1.0}, "window must be above 0"),
     ],
 )
-def test_schedules_that_cannot_be(encoder, sound, options, message):
+def test_schedules_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
-        schedule(encoder, sound, RATE, **options)
+        ScheduleSettings(**options)
 
 
 def test_frames_of_a_clip_are_counted():
-    assert count_frames(2.0, 12.5) == 25 and count_frames(0.01, 8) == 1
+    assert ScheduleSettings(fps=12.5).count_frames(2.0) == 25 and ScheduleSettings(fps=8).count_frames(0.01) == 1
+    assert ScheduleSettings(fps=8, frames=3).count_frames(60.0) == 3
     with pytest.raises(ValueError, match="are 20000 frames; at most 10000"):
-        count_frames(20.0, 1000)
+        ScheduleSettings(fps=1000).count_frames(20.0)
 
 
 def test_a_batch_is_refused(encoder, sound):
     with pytest.raises(ValueError, match="one clip, not of a batch of 2"):
-        schedule(encoder, torch.stack([sound, sound])[:, None], RATE, fps=4)
+        schedule(encoder, torch.stack([sound, sound])[:, None], RATE, ScheduleSettings(fps=4))
 
 
 def test_loudness_follows_the_level():
