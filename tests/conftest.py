@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -102,11 +103,24 @@ def tiny_pipelines(tiny_folders):
 @pytest.fixture
 def no_models(monkeypatch) -> None:
     """A model that is loaded fails the test."""
-    from audio2img_core import AudioEncoder
     from audio2img_core.generation import pipeline
 
-    for place, name in ((AudioEncoder, "from_pretrained"), (pipeline, "load_diffusion")):
-        monkeypatch.setattr(place, name, lambda *args, **options: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(pipeline, "load_models", lambda *names: pytest.fail("a model is loaded"))
+
+
+@pytest.fixture(scope="session")
+def _load_once():
+    from audio2img_core.generation import pipeline
+
+    return functools.cache(pipeline.load_models)
+
+
+@pytest.fixture
+def models_loaded_once(monkeypatch, _load_once) -> None:
+    """Commands that run in this process share the models of a name; for tests that leave models and folders alone."""
+    from audio2img_core.generation import pipeline
+
+    monkeypatch.setattr(pipeline, "load_models", _load_once)
 
 
 @pytest.fixture(scope="session")

@@ -81,12 +81,12 @@ def read_captions(text: str) -> list[str]:
     """The captions in a text, a line each; empty lines and doubles are left out.
 
     Raises:
-        ValueError: fewer than two: a share of belief needs something to choose from.
+        ValueError: Fewer than two, for a score needs something to choose from; or as `check_captions`.
     """
     captions = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if len(captions) < 2:
         raise ValueError(f"name at least two captions, one a line, not {len(captions)}")
-    return captions
+    return check_captions(captions)
 
 
 def nearest_captions(scores: Tensor, captions: Sequence[str], *, top: int = 3) -> list[list[Heard]]:

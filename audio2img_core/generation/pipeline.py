@@ -100,10 +100,7 @@ class AudioToImagePipeline:
             config = read_config(encoder)
             if isinstance(config, AudioEncoderConfig):
                 check_target_before_loading(config.target, diffusion)
-        pipeline = cls(
-            AudioEncoder.from_pretrained(encoder, dtype=dtypes[0]),
-            load_diffusion(diffusion, controlnet=controlnet, dtype=dtypes[1]),
-        ).to(device)
+        pipeline = cls(*load_models(encoder, diffusion, controlnet, dtypes)).to(device)
         pipeline.defaults = defaults
         pipeline.captions = mini.captions() if diffusion == mini.NAME else ()
         names = {"encoder": encoder, "diffusion": diffusion, "controlnet": controlnet}
@@ -255,6 +252,19 @@ class AudioToImagePipeline:
     def _encode_caption(self, caption: str) -> Tensor:
         """The text encoder's prompt [77, D] of a caption, on the CPU."""
         return encode_text(self.diffusion, caption).tokens[0].cpu()
+
+
+def load_models(
+    encoder: str | os.PathLike[str],
+    diffusion: str | os.PathLike[str],
+    controlnet: str | os.PathLike[str] | None,
+    dtypes: tuple[torch.dtype | str, torch.dtype],
+) -> tuple[AudioEncoder, Any]:
+    """Load the weights of both models, with the dtypes of the encoder and of the diffusion model."""
+    return (
+        AudioEncoder.from_pretrained(encoder, dtype=dtypes[0]),
+        load_diffusion(diffusion, controlnet=controlnet, dtype=dtypes[1]),
+    )
 
 
 def _sized(image: Any, size: tuple[int, int] | None) -> Any:

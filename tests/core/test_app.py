@@ -30,6 +30,7 @@ from audio2img_core import AudioToImagePipeline, GenerationSettings, load_audio 
 from audio2img_core.cli import main  # noqa: E402
 from audio2img_core.generation.png import read_settings  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
 ROOT = Path(__file__).parents[2]
 CAPTIONS = "a piano\na dog\nrain"
 
@@ -140,6 +141,7 @@ def test_a_film_with_its_sound(client, sounds):
     )
     path = path["video"] if isinstance(path, dict) else path
     assert settings["seed"] == 3 and settings["fps"] == 3 and Path(path).name == "tone.mp4"
+    assert (settings["sound"], settings["encoder"], settings["diffusion"]) == ("tone.wav", "encoder", "diffusion")
     with av.open(path) as container:
         assert len(list(container.decode(video=0))) == 6
     assert load_audio(path)[0].shape[1] == pytest.approx(32_000, abs=2500)

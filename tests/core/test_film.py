@@ -11,6 +11,8 @@ from audio2img_core.cli import main
 from audio2img_core.generation.video import write_film
 from tests.helpers.audio import noise, sine, write_audio
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 
 def colours(*names, size=(65, 48)):
     return [Image.new("RGB", size, name) for name in names]
