@@ -32,7 +32,7 @@ SECONDS, RATE = 3.75, 44_100
 def main() -> None:
     import librosa
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--files", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--runs", type=int, default=1, help="pairs of runs over all files (default: %(default)s)")
     args = parser.parse_args()

@@ -49,7 +49,7 @@ def by_librosa(clips: list[AudioClip], window: float) -> None:
 
 
 def by_torchcodec(clips: list[AudioClip], window: float) -> None:
-    from torchcodec.decoders import AudioDecoder
+    from torchcodec.decoders import AudioDecoder  # pyright: ignore[reportMissingImports] - measured where it is
 
     _features(clips, window, lambda file: AudioDecoder(file, sample_rate=16_000).get_all_samples().data.mean(0).numpy())
 
@@ -79,7 +79,7 @@ def seconds_with(clips: list[AudioClip], workers: int, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", type=int, default=32, help="of each kind (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs over them (default: %(default)s)")
     args = parser.parse_args()

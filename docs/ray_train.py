@@ -23,7 +23,7 @@ def train(config: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("settings", nargs="*", help="YAML files of settings")
     parser.add_argument("--preset", default="default")
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("SECTION.FIELD", "X"))

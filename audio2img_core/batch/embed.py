@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save, save_file
 
 from ..audio.clips import AudioClip, shard_clip
 from ..audio.excerpt import Excerpt
+from ..audio.io import SAMPLE_RATE
 from ..checks import message
+from ..devices import encoder_dtype, resolve_device
 from ..storage.files import whole_file
 from ..storage.paths import is_url, read, write
 from .jobs import SHARD_SIZE, Folder, Job, Problem, Report, Shard
@@ -153,8 +155,6 @@ class EncodeJob(Job):
 
     def _encoded(self, encoder: AudioEncoder, loaded: Sequence[Loaded], problems: list[Problem]) -> Iterator[Any]:
         """Yield each valid clip and its embeddings; the windows of many clips go in one batch."""
-        from ..audio.io import SAMPLE_RATE
-
         ready = [item for item in loaded if item.waveform is not None]
         if ready:
             embeddings = encoder.encode(
@@ -186,11 +186,11 @@ def load_encoder(name: str, *, device: str | None = None, dtype: str | None = No
     Raises:
         ValueError, FileNotFoundError: as `AudioEncoder.from_pretrained`, or an impossible device.
     """
-    from ..devices import encoder_dtype, resolve_device
     from ..encoder.model import AudioEncoder
 
     on = resolve_device(device)
-    return AudioEncoder.from_pretrained(name, dtype=encoder_dtype(on, name, dtype)).to(on)
+    encoder = AudioEncoder.from_pretrained(name, dtype=encoder_dtype(on, name, dtype))
+    return encoder.to(on)  # pyright: ignore[reportArgumentType] - transformers' stub loses self
 
 
 def export(folder: Folder, output: str) -> None:

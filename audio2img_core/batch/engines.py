@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -20,7 +20,7 @@ _CHUNK = 8  # clips that a process takes at once: many processes then end a shar
 
 def run_local(
     job: Job, tasks: Sequence[Task], write: Callable[[Shard], Report] | None = None, *, jobs: int = 1
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     """Do the tasks on this machine; the next shard is read while one is written.
 
     Args:

@@ -10,12 +10,13 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..checks import first_line
 from .jobs import Job, Report, Shard, Task
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CPUS = 8  # of a machine without a GPU that an encoder has, so that not each of them holds a model of its own
 _RETRIES = 20  # of one process: machines die, but a shard that kills each that takes it must not go round for ever

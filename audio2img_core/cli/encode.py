@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from ..audio.clips import list_clips
 from ..batch.jobs import SHARD_SIZE, Folder
+from ..batch.ray_engine import has_gpus, run_ray
 from ..storage.files import check_writable
 from ..storage.paths import absolute, base_name, is_url
 from .common import (
@@ -70,7 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_libraries()
     from ..batch.embed import EncodeJob, export, load_encoder, settings_of
     from ..batch.engines import run_local
-    from ..batch.ray_engine import has_gpus, run_ray
 
     device, dtype = arguments.device, arguments.dtype
     if arguments.engine == "ray":

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from ..checks import first_line
 
 AUDIO_SUFFIXES = frozenset(
@@ -79,12 +81,8 @@ def _writing(path: Path) -> Iterator[None]:
         if error.errno is None or (error.filename is not None and ".partial" not in str(error.filename)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
-    except Exception as error:  # safetensors' own is none of Python's kinds
-        from safetensors import SafetensorError
-
-        if isinstance(error, SafetensorError):
-            raise OSError(f"{path}: cannot be written ({first_line(error)})") from error
-        raise
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({first_line(error)})") from error
 
 
 def remove_partials(folder: Path) -> None:

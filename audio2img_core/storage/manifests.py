@@ -1,4 +1,4 @@
-"""Manifests: rows of CSV, TSV, JSON lines and Parquet files, at any address."""
+"""Manifests: rows of CSV, TSV, JSON lines and Parquet files, by path or URL."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def read_manifest(name: str) -> tuple[Rows, list[str]]:
     Raises:
         ValueError: it is not what its suffix says. OSError, ImportError: it cannot be read.
     """
-    return {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[manifest_kind(name)](name)
+    readers = {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}
+    return readers[KINDS[PurePath(base_name(name)).suffix.lower()]](name)
 
 
-def span(start: object, end: object) -> tuple[float, float | None]:
-    """Seconds of a clip's start and end as they stand in a table; empty and NaN mean the sound's own.
+def span(start: Any, end: Any) -> tuple[float, float | None]:
+    """Seconds of a clip's start and end as they stand in a manifest; empty and NaN mean the file's own.
 
     Raises:
         ValueError: no numbers, negative, or the end does not come after the start.
@@ -54,7 +55,7 @@ def span(start: object, end: object) -> tuple[float, float | None]:
 
 
 def span_name(audio: str, start: float, end: float | None) -> str:
-    """What a part of a sound is called: the sound's own name where it is all of it."""
+    """The name of a part of a file; the file's own where it is all of it."""
     return audio if start == 0 and end is None else f"{audio}@{start}-{'' if end is None else end}"
 
 

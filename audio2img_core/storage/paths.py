@@ -1,17 +1,18 @@
-"""Files by address: paths of this machine, and through fsspec whatever has a protocol (s3://, gs://, https://, ...).
+"""Files by path or URL: local paths, and through fsspec whatever has a protocol (s3://, gs://, https://, ...).
 
-fsspec comes with `huggingface_hub`; what a protocol needs beyond it (s3fs, gcsfs) is installed by who uses it. Nothing
-that faces a network (the nodes, the page) opens an address.
+What a protocol needs beyond fsspec (s3fs, gcsfs) is installed by who uses it. Nothing that faces a network (the nodes,
+the web UI) opens a URL.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ..checks import first_line
 from .files import walk_files, whole_file
@@ -19,32 +20,33 @@ from .files import walk_files, whole_file
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C: is a disk
 # Stores without folders; to make one would make a bucket.
 _FLAT = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "hf"))
+_COMMON = ("s3", "gs", "az", "hf", "http", "https", "file", "memory")
 
 
 def is_url(name: object) -> bool:
-    """Whether this is an address with a protocol; a path otherwise."""
+    """Whether this is a URL with a protocol; a path otherwise."""
     return isinstance(name, str) and _PROTOCOL.match(name) is not None
 
 
 def joined(folder: str, name: str) -> str:
-    """A file's address in a folder."""
+    """A file in a folder."""
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
 
 
 def base_name(name: str) -> str:
-    """The last part of a path or address."""
+    """The last part of a path or URL."""
     return name.rstrip("/").rsplit("/", 1)[-1] if is_url(name) else os.path.basename(name)
 
 
 def beside(file: str, other: str) -> str:
-    """What a file calls `other`: an address, a name relative to the file's folder or, of a local file, any path."""
+    """What a file calls `other`: a URL, a name relative to the file's folder or, of a local file, any path."""
     if is_url(other):
         return other
     return f"{file.rsplit('/', 1)[0]}/{other}" if is_url(file) else str(Path(file).parent / other)
 
 
 def absolute(name: str) -> str:
-    """A path as other processes understand it; an address as it is."""
+    """A path as other processes understand it; a URL as it is."""
     return name if is_url(name) else os.path.abspath(name)
 
 
@@ -60,21 +62,20 @@ def opened(name: str) -> Iterator[BinaryIO]:
     """A file for reading, in binary, seekable; only what is read is fetched.
 
     Raises:
-        OSError, ValueError, ImportError: one line that names the address.
+        OSError, ValueError, ImportError: one line that names the path or URL.
     """
     if not is_url(name):
         with open(name, "rb") as file:
             yield file
         return
-    with _asking(name):
-        system, path = _filesystem(name)
+    with _store(name) as (system, path):
         file = system.open(path, "rb")
     with file:
-        yield _Named(file, name)
+        yield cast(BinaryIO, _Named(file, name))
 
 
 def read(name: str, first: int = 0, last: int | None = None) -> bytes:
-    """The bytes of a file from `first` up to `last`, which is not among them.
+    """The bytes of a file from `first` up to `last`, exclusive.
 
     Raises:
         OSError, ValueError, ImportError: as `opened`.
@@ -83,13 +84,12 @@ def read(name: str, first: int = 0, last: int | None = None) -> bytes:
         with open(name, "rb") as file:
             file.seek(first)
             return file.read(-1 if last is None else max(last - first, 0))
-    with _asking(name):
-        system, path = _filesystem(name)
+    with _store(name) as (system, path):
         return system.cat_file(path, start=first or None, end=last)
 
 
 def write(name: str, content: bytes) -> None:
-    """Write a whole file or none, in the place of one that is there; its folder is made.
+    """Write a complete file or none, in the place of one that is there; its folder is made.
 
     Raises:
         OSError, ValueError, ImportError: as `opened`.
@@ -98,8 +98,7 @@ def write(name: str, content: bytes) -> None:
         with whole_file(name) as partial:
             partial.write_bytes(content)
         return
-    with _asking(name):
-        system, path = _filesystem(name)
+    with _store(name) as (system, path):
         try:
             if _FLAT.intersection(system.protocol if isinstance(system.protocol, tuple) else [system.protocol]):
                 system.pipe_file(path, content)  # an object is there when all of it is
@@ -120,9 +119,7 @@ def kind(name: str) -> str | None:
     """
     if not is_url(name):
         return "folder" if os.path.isdir(name) else "file" if os.path.exists(name) else None
-    with _asking(name):
-        system, path = _filesystem(name)
-        system.invalidate_cache()
+    with _store(name, fresh=True) as (system, path):
         return "folder" if system.isdir(path) else "file" if system.exists(path) else None
 
 
@@ -134,9 +131,7 @@ def files_below(folder: str) -> list[str]:
     """
     if not is_url(folder):
         return [str(path) for path in walk_files(folder, follow_links=True)]
-    with _asking(folder):
-        system, path = _filesystem(folder)
-        system.invalidate_cache()
+    with _store(folder, fresh=True) as (system, path):
         found = system.find(path) if system.exists(path) else []
     names = sorted(file[len(path.rstrip("/")) :].lstrip("/") for file in found)
     return [joined(folder, name) for name in names if not re.search(r"(^|/)\.", name)]
@@ -149,12 +144,8 @@ def matching(pattern: str) -> list[str]:
         OSError, ValueError, ImportError: as `opened`.
     """
     if not is_url(pattern):
-        import glob
-
         return sorted(glob.glob(pattern))
-    with _asking(pattern):
-        system, path = _filesystem(pattern)
-        system.invalidate_cache()
+    with _store(pattern, fresh=True) as (system, path):
         found = sorted(system.glob(path))
     protocol, rooted = pattern.split("://", 1)
     return [f"{protocol}://{file if rooted.startswith('/') else file.lstrip('/')}" for file in found]
@@ -168,12 +159,10 @@ def absent(names: list[str]) -> list[str]:
     """
     if not names or not is_url(names[0]):
         return [name for name in names if not os.path.isfile(name)]
-    with _asking(names[0]):
-        system, _ = _filesystem(names[0])
-        system.invalidate_cache()
-        paths = {name: system._strip_protocol(name) for name in names}
+    with _store(names[0], fresh=True) as (system, only):
         if len(names) == 1:
-            return [name for name in names if not system.exists(paths[name])]
+            return [] if system.exists(only) else names
+        paths = {name: system._strip_protocol(name) for name in names}
         there: set[str] = set()
         for folder in {system._parent(path) for path in paths.values()}:
             with contextlib.suppress(FileNotFoundError):
@@ -181,25 +170,28 @@ def absent(names: list[str]) -> list[str]:
         return [name for name in names if paths[name] not in there]
 
 
-def _filesystem(name: str) -> tuple[Any, str]:
-    import fsspec
+@contextlib.contextmanager
+def _store(name: str, *, fresh: bool = False) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL and the path in it; `fresh` forgets what it remembers of other calls."""
+    import fsspec  # 0.1 s that local files need not wait for
 
     protocol = name.split("://", 1)[0]
     if protocol not in fsspec.available_protocols():
-        raise ValueError(f"{name}: unknown kind of address {protocol}://; known are {_protocols()}")
-    try:
-        return fsspec.core.url_to_fs(name)
-    except ImportError as error:  # fsspec's says what to install
-        raise ImportError(f"{name}: {first_line(error)}") from error
-
-
-def _protocols() -> str:
-    return ", ".join(f"{name}://" for name in ("s3", "gs", "az", "hf", "http", "https", "file", "memory"))
+        known = ", ".join(f"{each}://" for each in _COMMON)
+        raise ValueError(f"{name}: unknown kind of address {protocol}://; known are {known}")
+    with _one_line(name):
+        try:
+            system, path = fsspec.core.url_to_fs(name)
+        except ImportError as error:  # fsspec's message names what to install
+            raise ImportError(f"{name}: {first_line(error)}") from error
+        if fresh:
+            system.invalidate_cache()
+        yield system, path
 
 
 @contextlib.contextmanager
-def _asking(name: str) -> Iterator[None]:
-    """Whatever a store's library raises, as an error of one line that names the address."""
+def _one_line(name: str) -> Iterator[None]:
+    """Whatever a store's library raises, as an error of one line that names the URL."""
     try:
         yield
     except FileNotFoundError as error:
@@ -216,22 +208,22 @@ def _asking(name: str) -> Iterator[None]:
 class _Named:
     """A file object with the name that messages use."""
 
-    def __init__(self, file: BinaryIO, name: str):
+    def __init__(self, file: Any, name: str) -> None:
         self._file, self.name = file, name
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._file, attribute)
 
     def read(self, *sizes: int) -> bytes:
-        with _asking(self.name):
+        with _one_line(self.name):
             return self._file.read(*sizes)
 
     def readinto(self, buffer: Any) -> int:
-        with _asking(self.name):
+        with _one_line(self.name):
             return self._file.readinto(buffer)
 
     def seek(self, *places: int) -> int:
-        with _asking(self.name):
+        with _one_line(self.name):
             return self._file.seek(*places)
 
     def __iter__(self) -> Iterator[bytes]:

@@ -45,12 +45,12 @@ class Sample:
 
 
 def is_tar(name: str) -> bool:
-    """Whether a path, an address or a pattern of shards ends as a tar file."""
+    """Whether a path, a URL or a pattern of shards ends as a tar file."""
     return name.lower().endswith(TAR_SUFFIXES)
 
 
 def find_shards(pattern: str) -> list[str]:
-    """Files that a pattern with {000..012}, {a,b}, * or ? names, in order; paths or addresses.
+    """Files that a pattern with {000..012}, {a,b}, * or ? names, in order; paths or URLs.
 
     Raises:
         FileNotFoundError: none, or not all, are there.
@@ -72,7 +72,7 @@ def read_shard(
     """The samples of one tar file from beginning to end; never the whole shard in memory, nothing is unpacked.
 
     Args:
-        shard: its path or address.
+        shard: its path or URL.
         wanted: asked once for each sample in turn, with its number; those it denies are passed over.
         audio: False leaves the audio unread (empty bytes).
 
@@ -90,7 +90,7 @@ def _read_samples(file: BinaryIO, wanted: Callable[[int], bool], *, audio: bool)
     name, number, sample = None, -1, None
     with tarfile.open(fileobj=file, mode="r:*") as tar:
         while (member := tar.next()) is not None:
-            tar.members.clear()  # or all headers of the shard stay in memory
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - or all headers stay in memory
             path = PurePosixPath(member.name)
             if not member.isreg() or path.name.startswith("."):
                 continue
@@ -106,7 +106,8 @@ def _read_samples(file: BinaryIO, wanted: Callable[[int], bool], *, audio: bool)
             if sample is None or suffix not in AUDIO_SUFFIXES | {".txt", ".json"}:
                 continue
             into = {".txt": sample.texts, ".json": sample.jsons}.get(suffix, sample.audio)
-            into.append(tar.extractfile(member).read() if audio or into is not sample.audio else b"")
+            content = tar.extractfile(member) if audio or into is not sample.audio else None
+            into.append(content.read() if content is not None else b"")
         # tarfile takes a damaged header for the end of the archive.
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):

@@ -104,7 +104,7 @@ def compress(waveform: Tensor, generator: torch.Generator) -> Tensor:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as container:
         parts = [frame.to_ndarray().astype(np.float32).mean(0) for frame in container.decode(audio=0)]
     decoded = torch.from_numpy(np.concatenate(parts))[: len(waveform)]
     return torch.nn.functional.pad(decoded, (0, len(waveform) - len(decoded)))

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         generator = seeded(self.seed, int(self._epoch), int(index)) if self.training else None
         tries = _Tries()
-        clip = self.source[index] if self._shares is None else self._another(generator)
+        clip = self.source[index] if generator is None or self._shares is None else self._another(generator)
         sound = tries.sound(clip, self.config, generator)
         while sound is None and generator is not None and tries.count < _ATTEMPTS:
             sound = tries.sound(self._another(generator), self.config, generator)
@@ -148,9 +149,11 @@ class ClipStream(IterableDataset):
             yield waiting[index]
 
 
-def clip_items(source: Source, config: DataConfig, **options: object) -> ClipDataset | ClipStream:
+def clip_items(source: Source, config: DataConfig, **options: Any) -> ClipDataset | ClipStream:
     """The dataset that fits the source."""
-    return (ClipStream if source.streaming else ClipDataset)(source, config, **options)
+    if isinstance(source, TarSource):
+        return ClipStream(source, config, **options)
+    return ClipDataset(source, config, **options)
 
 
 def collate(items: Sequence[dict]) -> dict:

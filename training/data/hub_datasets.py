@@ -6,12 +6,16 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from audio2img_core.audio.clips import AudioClip, clean_captions
 from audio2img_core.checks import first_line
 from audio2img_core.storage.manifests import require, span
 
 from .clips import Source, is_saved
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class DatasetSource(Source):
     def __init__(
         self,
         name: str,
-        dataset: object,
+        dataset: Dataset,
         audio: str,
         captions: tuple[str, ...],
         *,
@@ -98,7 +102,7 @@ class DatasetSource(Source):
     def captions(self) -> Iterator[tuple[str, ...]]:
         return map(self._captions, self._dataset.select_columns(list(self._columns)))
 
-    def _captions(self, row: dict) -> tuple[str, ...]:
+    def _captions(self, row: Any) -> tuple[str, ...]:
         values = []
         for column in self._columns:
             value = row[column]
@@ -157,7 +161,7 @@ def _preset_of(place: str) -> Preset | None:
     return next((p for p in PRESETS.values() if Path(p.dataset).name.lower() == name), None)
 
 
-def _one_split(dataset: object, place: str, split: str | None) -> object:
+def _one_split(dataset: Any, place: str, split: str | None) -> Dataset:
     """One `Dataset` of what may be a `DatasetDict`."""
     if not isinstance(dataset, dict):
         if split is not None and dataset.split is not None and str(dataset.split) != split:
@@ -169,7 +173,7 @@ def _one_split(dataset: object, place: str, split: str | None) -> object:
     return dataset[name]
 
 
-def _audio_column(dataset: object, place: str, name: str | None) -> str:
+def _audio_column(dataset: Dataset, place: str, name: str | None) -> str:
     if name is None:
         audio = [column for column, feature in dataset.features.items() if type(feature).__name__ == "Audio"]
         name = audio[0] if audio else "audio"
@@ -179,7 +183,7 @@ def _audio_column(dataset: object, place: str, name: str | None) -> str:
 
 
 def _caption_columns(
-    dataset: object, place: str, name: str | None, known: Preset | None
+    dataset: Dataset, place: str, name: str | None, known: Preset | None
 ) -> tuple[tuple[str, ...], Callable[[object], tuple[str, ...]]]:
     """The columns with captions, and what makes captions of their cells."""
     columns = dataset.column_names

@@ -44,11 +44,12 @@ def read_clip(clip: AudioClip, config: DataConfig, generator: torch.Generator | 
         raise ValueError(clip.problem or "no caption")
     size, smallest = config.samples, round(config.min_seconds * SAMPLE_RATE)
     floor = 10.0 ** (config.silence_db / 20)
-    crops = config.random_crop and config.window_seconds is not None and generator is not None
-    offset, length = 0, _length(clip) if crops else None
-    if crops and length is not None:
+    if not config.random_crop or config.window_seconds is None:
+        generator = None
+    offset, length = 0, None if generator is None else _length(clip)
+    if generator is not None and length is not None:
         offset = crop_offset(round(length * SAMPLE_RATE), size, generator)
-    if not crops or length is not None:
+    if generator is None or length is not None:
         try:
             part = _decode(clip, offset, size)
         except ValueError:
@@ -63,7 +64,7 @@ def read_clip(clip: AudioClip, config: DataConfig, generator: torch.Generator | 
     peak = int(whole.abs().argmax())
     if whole[peak].abs() < floor:
         raise ValueError(f"silent: its peak lies below {config.silence_db:g} dB")
-    if crops and length is None:
+    if generator is not None and length is None:
         part = random_crop(whole, size, generator)
         if part.abs().max() >= floor:
             return part
