@@ -6,7 +6,7 @@ import torch
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from audio2img_core import AudioEncoder, log_mel
-from audio2img_core.audio.waveform import to_mono
+from audio2img_core.audio.waveform import read_clips, to_mono
 from audio2img_core.conditioning.prompt import condition
 from audio2img_core.conditioning.text import encode_text
 from audio2img_core.encoder.config import AudioEncoderConfig
@@ -259,6 +259,14 @@ def test_channels_and_rates_are_brought_together():
     cosine = torch.cosine_similarity(at_48k, encoder.encode(mono, 16000).tokens, dim=-1)
     assert cosine.min() > 0.99
     assert torch.equal(to_mono(stereo), mono)
+
+
+def test_clips_that_were_read_before_are_encoded_as_they_are():
+    encoder, batch = small(), torch.stack([noise(1.0, 44_100, seed) for seed in range(4)]).reshape(2, 2, -1)
+    clips = read_clips((batch, 44_100))
+    once = encoder.encode(batch, 44_100)
+    assert once.clips == encoder.encode(clips, 16_000).clips == (0, 1)
+    assert torch.equal(encoder.encode(clips, 16_000).tokens, once.tokens)
 
 
 def test_silence_works_with_one_warning_that_names_the_clip(caplog):
