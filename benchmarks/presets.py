@@ -115,7 +115,7 @@ def train_and_judge(case: str, seed: int, args: argparse.Namespace, splits: dict
         trainer = fit(load_settings(preset, [], {**flags, "run.output": str(output)}))
     run = {"case": case, "seed": seed, "seconds": time.perf_counter() - start}
     shutil.rmtree(output / "checkpoints")
-    run |= {split: judge(output / "encoder", splits[split], trainer.captions) for split in ("dev", "test")}
+    run |= {split: judge(output / "encoder", splits[split], trainer.task.captions) for split in ("dev", "test")}
     kept.write_text(json.dumps(run), encoding="utf-8")
     return run
 
@@ -126,7 +126,8 @@ def judge(checkpoint: Path, manifest: Path, captions) -> dict:
     from audio2img_core.audio.excerpt import Excerpt
     from audio2img_core.audio.waveform import read_clips
     from training.data.sources import open_source
-    from training.evaluation.metrics import evaluate_tokens, position_profile
+    from training.evaluation.metrics import evaluate_tokens
+    from training.evaluation.similarity import position_profile
 
     clips = list(open_source(manifest))
     encoder = AudioEncoder.from_pretrained(checkpoint)

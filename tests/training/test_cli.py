@@ -57,7 +57,7 @@ def test_the_model_card_tells_data_figures_and_licence(run):
     card = (run / "run" / "README.md").read_text()
     metadata = yaml.safe_load(card.split("---")[1])
     assert metadata["license_name"] == "CC0-1.0" and "target:sd15" in metadata["tags"]
-    assert "sounds.jsonl" in card and "Of 2 clips that were not trained on" in card
+    assert "sounds.jsonl" in card and "2 clips that were not trained on" in card
     row = next(line for line in card.splitlines() if line.startswith("| cosine, all positions"))
     assert len(re.findall(r"\d\.\d{3}", row)) == 5
     for picture in re.findall(r"\]\((\w+\.png)\)", card):
@@ -88,7 +88,7 @@ def test_an_encoder_that_goes_on_keeps_the_licence_it_started_with(run, capsys):
     assert "training on cpu: steps 0 to 1, a line every 2\n" in capsys.readouterr().err
     card = (run / "further" / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license_name"] == "MIT and CC0-1.0"
-    assert "Licence of the data: MIT." in card and "the weights are under: MIT and CC0-1.0." in card
+    assert "License of the data: MIT." in card and "started from: MIT and CC0-1.0." in card
     told = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
     assert "head" not in told and "window" not in told and "backbone" not in told["run"]
 
@@ -119,14 +119,14 @@ def test_eval_prints_and_writes_the_figures(run, tiny_folders, capsys):
 
 def test_eval_is_what_encode_gives(run, tiny_folders, examples):
     from audio2img_core import load_audio
-    from training.evaluation.judge import judge
+    from training.evaluation.evaluate import evaluate
 
     encoder = AudioEncoder.from_pretrained(run / "run" / "encoder")
-    _, judged, first = judge(encoder, run / "sounds.jsonl", tiny_folders("sd15") / "diffusion", device="cpu")
+    _, evaluated, first = evaluate(encoder, run / "sounds.jsonl", tiny_folders("sd15") / "diffusion", device="cpu")
     waveform, rate = load_audio(sorted(examples.glob("*.flac"))[1], duration=2.0 + 0.015)
     tokens = encoder.encode(waveform, rate).tokens[0]
-    assert first == 1 and judged.audio.shape[1:] == tokens.shape
-    assert (judged.audio[1] - tokens).abs().max() < 1e-4
+    assert first == 1 and evaluated.audio.shape[1:] == tokens.shape
+    assert (evaluated.audio[1] - tokens).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_eval_is_what_encode_gives(run, tiny_folders, examples):
         ({"run.data": "/no/such/folder"}, "/no/such/folder: no such file or folder"),
         ({"run.target": "sd21"}, "cannot teach the target 'sd21'"),
         ({"trainer.learning_rat": "1"}, "did you mean 'learning_rate'"),
-        ({"trainer.save_only_model": "true"}, "could not be gone on with"),
+        ({"trainer.save_only_model": "true"}, "the run could not be resumed"),
         ({"trainer.eval_strategy": "sometimes"}, "sometimes"),
         ({"run.early_stopping": "2", "trainer.eval_strategy": "no"}, "trainer"),
         ({"run.lora_rank": "-1"}, "run.lora_rank must be at least 0, not -1"),

@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(words, tmp_path, larg
     assert "checkpoint-6: could not be written" in error and "make room and start again" in error
     assert steps(output) == ["checkpoint-3"]  # nothing is lost, and what is cut off does not count
     code, said = end(start("fit", words(output)))
-    assert code == 0 and "going on from" in said and "checkpoint-6 was not whole and is removed" in said, said
+    assert code == 0 and "resuming from" in said and "checkpoint-6 is incomplete and is removed" in said, said
     AudioEncoder.from_pretrained(output / "encoder.safetensors")
 
 
@@ -105,7 +105,7 @@ def test_a_dead_data_worker(words, tmp_path):
     assert code in (1, 2) and "Traceback" not in said, said
     assert "worker" in said.splitlines()[-1], said
     code, said = end(start("fit", words(output, **more)))
-    assert code == 0 and "going on from" in said, said
+    assert code == 0 and "resuming from" in said, said
 
 
 def test_one_of_two_ranks_dies(words, tmp_path):
@@ -125,7 +125,7 @@ def test_one_of_two_ranks_dies(words, tmp_path):
     kept = steps(output)
     assert kept
     code, said = end(start("fit", words(output, **more), *launcher))
-    assert code == 0 and "going on from" in said, said
+    assert code == 0 and "resuming from" in said, said
     AudioEncoder.from_pretrained(output / "encoder.safetensors")
 
 

@@ -14,7 +14,7 @@ from training.config import PRESETS, FitConfig, load_settings
 from training.data.config import DataConfig
 from training.data.features import batch_features
 from training.loop.fit import fit
-from training.loop.start import freeze, layered_optimizer
+from training.loop.start import TrainedEncoder, freeze, layered_optimizer
 
 
 @pytest.mark.parametrize("preset", ["default", "kardsim"])
@@ -181,8 +181,10 @@ def test_every_part_of_a_long_clip_trains_a_short_window(flags, tmp_path):
     data = {"run.data": str(tmp_path / "long"), "run.eval_share": "0.25", "data.gain_db": "0"}
     model = {"run.encoder": "mini", "run.teacher": "mini", "run.target": "mini"}
     more = {"trainer.max_steps": "1", "trainer.per_device_train_batch_size": "2"}
+    more |= {"run.chunk_size": "1"}
     trainer = fit(load_settings("default", [], flags(tmp_path / "run", **data, **model, **more)))
-    assert trainer.model.config.window.seconds == 4 and trainer.data_config.window_seconds == 4
+    assert isinstance(trainer.model, TrainedEncoder) and trainer.model.chunk_size == 1
+    assert trainer.model.config.window.seconds == 4 and trainer.task.data.window_seconds == 4
     starts = []
     for epoch in range(8):
         trainer.train_dataset.set_epoch(epoch)

@@ -133,12 +133,12 @@ def test_killed_on_four_processes_and_gone_on_with_on_two(settings, one_process,
         process.kill()
     first.communicate()
     assert [path.name for path in whole_checkpoints(tmp_path / "run" / "checkpoints")] == ["checkpoint-4"]
-    assert "going on from" in finish(start(words, 2))
+    assert "resuming from" in finish(start(words, 2))
     check_equal(tmp_path / "run", one_process)
     # Killed when all was trained and only the encoder was not there yet: the best checkpoint is still known.
     before = (tmp_path / "run" / "encoder.safetensors").read_bytes()
     (tmp_path / "run" / "encoder.safetensors").unlink()
-    assert "going on from" in finish(start(words, 2))
+    assert "resuming from" in finish(start(words, 2))
     assert load(before).keys() == load_file(tmp_path / "run" / "encoder.safetensors").keys()
     for name, weight in load_file(tmp_path / "run" / "encoder.safetensors").items():
         torch.testing.assert_close(weight, load(before)[name], rtol=0, atol=1e-6)
@@ -158,7 +158,7 @@ def test_torchrun_starts_again_when_a_process_dies(settings, one_process, tmp_pa
     run = start(settings(tmp_path / "run", fsdp=False), 2, "--max-restarts=1")
     wait_for_step(run, tmp_path / "run", 5)
     workers(run)[0].kill()
-    assert "going on from" in finish(run)
+    assert "resuming from" in finish(run)
     check_equal(tmp_path / "run", one_process)
 
 
@@ -166,8 +166,8 @@ def test_torchrun_starts_again_when_a_process_dies(settings, one_process, tmp_pa
     ("more", "says"),
     [
         ({"run.batch_size": "8", "trainer.gradient_accumulation_steps": "3"}, "run.batch_size is 8, which cannot be"),
-        ({"trainer.fsdp": "true", "run.ema_decay": "0.9"}, "run.ema_decay cannot be had with trainer.fsdp"),
-        ({"trainer.fsdp": "true", "run.lora_rank": "4"}, "run.lora_rank cannot be had with trainer.fsdp"),
+        ({"trainer.fsdp": "true", "run.ema_decay": "0.9"}, "run.ema_decay is not supported with trainer.fsdp"),
+        ({"trainer.fsdp": "true", "run.lora_rank": "4"}, "run.lora_rank is not supported with trainer.fsdp"),
         ({"trainer.fsdp": "true"}, "only works in distributed training"),
     ],
 )

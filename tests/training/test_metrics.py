@@ -6,15 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.evaluation.metrics import (
-    beats_floor,
-    effective_rank,
-    evaluate_tokens,
-    position_profile,
-    retrieval,
-    seed_metrics,
-    similarity,
-)
+from training.evaluation.metrics import beats_baseline, evaluate_tokens
+from training.evaluation.retrieval import retrieval
+from training.evaluation.similarity import effective_rank, kardsim_metrics, position_profile, similarity
 
 N, M, T, D = 12, 9, 5, 8
 RIGHT = [[i % 7] for i in range(N - 2)] + [[7, 2], [0, 8, 3]]
@@ -47,9 +41,9 @@ def brute(scores, right):
     }
 
 
-def test_seed_metrics_by_hand():
+def test_kardsim_metrics_by_hand():
     audio, text = torch.tensor([[[3.0, 4.0], [1.0, 0.0]]]), torch.tensor([[[3.0, 4.0], [0.0, 2.0]]])
-    figures = seed_metrics(audio, text)
+    figures = kardsim_metrics(audio, text)
     assert figures == pytest.approx({"cosine": 0.5, "mse": 5 / 4, "euclidean": 5**0.5 / 2})
 
 
@@ -129,7 +123,7 @@ def test_profile_by_position():
 
 def test_a_clip_with_several_captions_counts_once():
     text = torch.eye(3)[:, None, :].repeat(1, T, 1)
-    figures = evaluate_tokens(text[:2], text, [[0, 1, 2], [1]], floors=False)
+    figures = evaluate_tokens(text[:2], text, [[0, 1, 2], [1]], baselines=False)
     assert figures["cosine"] == pytest.approx((1 / 3 + 1) / 2)
 
 
@@ -139,7 +133,7 @@ def test_content_figures_leave_the_padding_out():
     audio = text.clone()
     audio[:, 0] *= -9
     audio[:, 2] *= 3
-    figures = evaluate_tokens(audio, text, [[i] for i in range(M)], content=content, floors=False)
+    figures = evaluate_tokens(audio, text, [[i] for i in range(M)], content=content, baselines=False)
     assert figures["content_cosine"] == pytest.approx(1) and figures["content_norm_ratio"] == pytest.approx(2)
     assert figures["cosine"] == pytest.approx(3 / 5) and figures["norm_ratio"] == pytest.approx((9 + 1 + 3 + 1 + 1) / 5)
 
@@ -157,8 +151,8 @@ def test_effective_rank_in_closed_form(shape):
 
 def test_evaluation_agrees_with_the_seeds_figures():
     audio, text = draw(N, T, D), draw(N, T, D, seed=1)
-    figures = evaluate_tokens(audio, text, [[i] for i in range(N)], floors=False)
-    expected = seed_metrics(audio, text)
+    figures = evaluate_tokens(audio, text, [[i] for i in range(N)], baselines=False)
+    expected = kardsim_metrics(audio, text)
     assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert not any(name.startswith(("mean_", "noise_", "beats")) for name in figures)
 
@@ -172,7 +166,7 @@ def test_a_perfect_encoder_is_at_the_ceiling():
         assert figures[name] == pytest.approx(figures[f"ceiling_{name}"]), name
     assert figures["cosine"] == pytest.approx(1) and figures["euclidean"] == 0
     assert figures["a2t_r1"] == figures["t2a_r1"] == figures["a2t_map10"] == figures["t2a_map10"] == 1
-    assert figures["beats_floor"] == 1 and beats_floor(figures) == (True, "")
+    assert figures["beats_floor"] == 1 and beats_baseline(figures) == (True, "")
 
 
 def test_floors():
@@ -182,7 +176,7 @@ def test_floors():
     audio = text + 0.3 * draw(clips, T, 64, seed=1)
     figures = evaluate_tokens(audio, text, right)
     mean = text.mean(0).expand(clips, -1, -1)
-    expected = seed_metrics(mean, text)
+    expected = kardsim_metrics(mean, text)
     assert {name: figures[f"mean_{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert figures["mean_t2a_r1"] == pytest.approx(1 / clips) and figures["mean_a2t_r1"] == pytest.approx(1 / clips)
     assert abs(figures["noise_cosine"]) < 0.05 and 0.9 < figures["noise_norm_ratio"] < 1.1
@@ -190,7 +184,7 @@ def test_floors():
     assert figures["shuffled_a2t_r1"] < 0.1 and figures["shuffled_norm_ratio"] == pytest.approx(1.1, abs=0.1)
     assert figures["shuffled_cosine"] < figures["mean_cosine"] < figures["cosine"] < figures["ceiling_cosine"]
     given = evaluate_tokens(audio, text, right, mean_tokens=torch.ones(T, 64))
-    assert given["mean_mse"] == pytest.approx(seed_metrics(torch.ones_like(text), text)["mse"], rel=1e-4)
+    assert given["mean_mse"] == pytest.approx(kardsim_metrics(torch.ones_like(text), text)["mse"], rel=1e-4)
 
 
 def test_an_encoder_below_the_floor_is_told_so():
@@ -201,8 +195,8 @@ def test_an_encoder_below_the_floor_is_told_so():
         (text.mean(0).expand(30, -1, -1), ["cosine", "R@1"]),
     ):
         figures = evaluate_tokens(audio, text, right)
-        passed, sentence = beats_floor(figures)
-        assert not passed and figures["beats_floor"] == 0 and "mean-target floor" in sentence
+        passed, sentence = beats_baseline(figures)
+        assert not passed and figures["beats_floor"] == 0 and "mean-prompt baseline" in sentence
         assert [word for word in ("cosine", "R@1") if word in sentence] == lost
 
 

@@ -70,7 +70,7 @@ def test_killed_runs_go_on_to_the_same_losses(words, tmp_path):
     # What was cut off while it was written does not count; what is whole does.
     assert [p.name for p in whole_checkpoints(saved)][0] in ("checkpoint-4", "checkpoint-8")
     printed = finish(start(again))
-    assert "going on from" in printed
+    assert "resuming from" in printed
     # Up to the order of float sums, which the place of a tensor in memory can change.
     assert losses(output) == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
     ends = [AudioEncoder.from_pretrained(tmp_path / name / "encoder").state_dict() for name in ("whole", "killed")]

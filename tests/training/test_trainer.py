@@ -14,12 +14,12 @@ from audio2img_core import AudioEncoder
 from audio2img_core.random_init import make_encoder
 from tests.helpers.audio import noise, write_audio
 from training.config import RunConfig, load_settings
-from training.evaluation.evaluate import Evaluator
+from training.evaluation.evaluator import Evaluator
 from training.loop.average import WeightAverage
 from training.loop.checkpoints import mark_whole, remove_broken, rotate, whole_checkpoints
+from training.loop.collator import Collator
 from training.loop.fit import fit
 from training.loop.start import TrainedEncoder, add_lora
-from training.loop.trainer import Collator
 from training.teacher.captions import CaptionCache
 from training.teacher.text_encoder import Teacher
 
@@ -208,13 +208,13 @@ def test_evaluation_leaves_out_what_cannot_be_read(flags, sounds, tmp_path):
     trainer = fit(load_settings("default", [], flags(tmp_path / "run", **more)))
     final = trainer.state.log_history[-1]
     assert final["final_clips"] == 5 and final["final_unread"] == 3 and math.isfinite(final["final_loss"])
-    assert len(trainer.evaluator.judged.audio) == 5
+    assert len(trainer.evaluator.last.audio) == 5
     assert (tmp_path / "run" / "skipped.csv").read_text().count("cannot be decoded") == 3
 
 
 def test_an_evaluation_without_any_clip_says_so():
     evaluator = Evaluator(None, slice(1, 3))
-    with pytest.raises(ValueError, match="none of the clips to judge by could be read"):
+    with pytest.raises(ValueError, match="none of the evaluation clips could be read"):
         evaluator(SimpleNamespace(predictions=torch.zeros(2, 2, 3), label_ids=torch.full((2, 1), -1)))
 
 
@@ -228,7 +228,7 @@ def test_evaluator_takes_every_right_caption(tiny_folders, tmp_path):
     evaluator = Evaluator(cache, slice(1, 77))
     figures = evaluator(SimpleNamespace(predictions=audio.numpy(), label_ids=labels.numpy()))
     assert figures["a2t_r1"] == 1 and figures["captions"] == 3 and figures["clips"] == 2
-    assert evaluator.judged.captions == ["a", "b", "d"] and evaluator.judged.right == [[0, 1], [2]]
+    assert evaluator.last.captions == ["a", "b", "d"] and evaluator.last.positives == [[0, 1], [2]]
 
 
 def test_mixed_clips_are_taught_their_joined_caption(flags, tmp_path):
@@ -238,9 +238,9 @@ def test_mixed_clips_are_taught_their_joined_caption(flags, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     joined = [caption for caption in batch["caption"] if " and " in caption]
     assert joined and (batch["rows"] < 0).sum() == len(joined)
-    text, ids = trainer._text(batch["rows"], batch["caption"])
+    text, ids = trainer.task.text(batch["rows"], batch["caption"])
     at = batch["caption"].index(joined[0])
-    torch.testing.assert_close(text["text_tokens"][at], trainer.captions.teacher.encode(joined[:1]).tokens[0, 1:])
+    torch.testing.assert_close(text["text_tokens"][at], trainer.task.captions.teacher.encode(joined[:1]).tokens[0, 1:])
     assert len({int(i) for i in ids}) == len(set(batch["caption"])) and -1 not in ids
 
 
@@ -252,26 +252,26 @@ def test_collator_keeps_the_place_of_a_clip_that_cannot_be_read(tiny_folders, tm
     bad = {"waveform": torch.zeros(0), "length": 0, "caption": "", "captions": (), "key": ""}
     items = [{**bad, "tried": 1, "skipped": [("x", "why")]}, {**good, "tried": 1, "skipped": []}]
     batch = Collator(cache, training=False, most_captions=2)(items)
-    assert batch["rows"].tolist() == [-1, 1] and batch["right"].tolist() == [[-1, -1], [1, 0]]
+    assert batch["rows"].tolist() == [-1, 1] and batch["positives"].tolist() == [[-1, -1], [1, 0]]
     assert batch["waveform"].shape == (2, 900) and batch["skipped"] == [("x", "why")] and batch["tried"] == 2
     assert Collator(cache, training=True, most_captions=2)(items)["rows"].tolist() == [1]
-    assert Collator(cache, training=False, most_captions=2)(items[:1])["right"].tolist() == [[-1, -1]]
+    assert Collator(cache, training=False, most_captions=2)(items[:1])["positives"].tolist() == [[-1, -1]]
 
 
 # what stops a run
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_clips(flags, tmp_path, monkeypatch):
-    import training.loop.trainer
+    import training.loop.task
 
-    real, calls = training.loop.trainer.batch_features, []
+    real, calls = training.loop.task.batch_features, []
 
     def broken(*arguments, **options):
         features, mask = real(*arguments, **options)
         calls.append(1)
         return (features * math.nan if len(calls) == 7 else features), mask
 
-    monkeypatch.setattr(training.loop.trainer, "batch_features", broken)
+    monkeypatch.setattr(training.loop.task, "batch_features", broken)
     more = {"trainer.max_steps": "8", "trainer.save_steps": "5", "trainer.eval_strategy": "no"}
     more |= {"trainer.load_best_model_at_end": "false"}
     with pytest.raises(ValueError, match=r"the loss is nan at step 7; clips: \d\d.wav, ") as error:

@@ -1,80 +1,94 @@
-"""The figures of a whole split from what Trainer gathers of it."""
+"""The metrics of a checkpoint on a split, without a training run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
+import tempfile
+from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch.utils.data import DataLoader
 
+from audio2img_core.checks import positive_int
+from audio2img_core.devices import resolve_device
+from audio2img_core.encoder.model import AudioEncoder
+
+from ..config import item_seconds
+from ..data.config import DataConfig
+from ..data.dataset import ClipDataset
+from ..data.features import batch_features
+from ..data.sources import distinct_captions, held_in_memory, open_source
+from ..loop.collator import Collator
 from ..teacher.captions import CaptionCache
-from .metrics import evaluate_tokens
+from ..teacher.text_encoder import OnStep, Teacher
+from .evaluator import Evaluated, Evaluator
 
 
-@dataclass
-class Judged:
-    """A split as it was judged last: N clips, M distinct captions, T positions."""
-
-    audio: Tensor  # [N, T, D] float32
-    text: Tensor  # [M, T, D] float16
-    right: list[list[int]]  # of each clip, the rows of its right captions in text
-    captions: list[str]  # M texts
-
-
-class Evaluator:
-    """Trainer's `compute_metrics`: `metrics.evaluate_tokens` of the clips against the split's distinct captions.
+@torch.no_grad()
+def evaluate(
+    encoder: str | os.PathLike[str] | AudioEncoder,
+    data: str | os.PathLike[str],
+    teacher: str | os.PathLike[str] | Teacher,
+    *,
+    split: str | None = None,
+    captions: str | os.PathLike[str] | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[dict[str, float], Evaluated, int]:
+    """Evaluate the first window of each clip against the distinct captions of the split.
 
     Args:
-        captions: holds every caption of the split.
-        positions: those of the prompt's 77 that the encoder's tokens stand for.
-        mean_tokens: [T, D] the mean target of the training captions, the floor.
-        mean_pooled: [P] the same of the pooled embeddings, where the target has some.
-        device: where the sums are done.
+        encoder: Checkpoint, or the model itself.
+        data: Clips with captions, as `sources.open_source` takes them.
+        teacher: Teacher of the encoder's target.
+        split: Split of the data.
+        captions: Folder of the cache of captions; None = not kept.
+        batch_size: Clips encoded at once.
+        workers: Processes that decode.
+        device: Device; None = the GPU where there is one.
+        on_step: Called as on_step(batches done, batches in all).
+
+    Returns:
+        The metrics of `metrics.evaluate_tokens` with `clips`, `captions` and `unread` (the mean prompt is the split's
+        own); the tokens that were evaluated; and the position in the prompt of the first of them.
+
+    Raises:
+        ValueError, FileNotFoundError: an impossible encoder, data or teacher, or no clip that can be read.
     """
-
-    def __init__(
-        self,
-        captions: CaptionCache,
-        positions: slice,
-        *,
-        mean_tokens: Tensor | None = None,
-        mean_pooled: Tensor | None = None,
-        device: torch.device | str = "cpu",
-    ):
-        self.captions, self.positions, self.device = captions, positions, device
-        self.mean_tokens, self.mean_pooled = mean_tokens, mean_pooled
-        self.judged: Judged | None = None
-
-    def __call__(self, prediction: Any) -> dict[str, float]:
-        """Figures of an `EvalPrediction`: predictions tokens [N, T, D] (and pooled [N, P]); labels [N, K] rows of
-        the right captions in the cache, below 0 where a clip has fewer, everywhere where it could not be read.
-
-        Raises:
-            ValueError: no clip of the split could be read.
-        """
-        outputs = prediction.predictions if isinstance(prediction.predictions, tuple) else (prediction.predictions,)
-        rows = torch.as_tensor(prediction.label_ids)
-        good = (rows >= 0).any(1)
-        if not good.any():
-            raise ValueError("none of the clips to judge by could be read: see skipped.csv")
-        answers = [[row for row in given if row >= 0] for given in rows[good].tolist()]
-        used = sorted({row for given in answers for row in given})
-        place = {row: i for i, row in enumerate(used)}
-        right = [[place[row] for row in given] for given in answers]
-        audio = torch.as_tensor(outputs[0])[good].float().to(self.device)
-        pooled = torch.as_tensor(outputs[1])[good].float().to(self.device) if len(outputs) > 1 else None
-        text = self.captions.tokens(used, dtype=torch.float16)[:, self.positions]
-        figures = evaluate_tokens(
-            audio,
-            text,
-            right,
-            content=self.captions.mask(used)[:, self.positions],
-            pooled_audio=pooled,
-            pooled_text=None if pooled is None else self.captions.pooled(used),
-            mean_tokens=self.mean_tokens,
-            mean_pooled=self.mean_pooled,
+    batch_size, device = positive_int(batch_size, "batch_size"), resolve_device(device)
+    source = held_in_memory(open_source(data, split=split))
+    if not isinstance(encoder, AudioEncoder):
+        encoder = AudioEncoder.from_pretrained(encoder)
+    encoder = encoder.to(device).eval()  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if not isinstance(teacher, Teacher):
+        teacher = Teacher.from_pretrained(teacher, encoder.config.target, device=device)
+    window = encoder.config.window
+    config = DataConfig(window_seconds=item_seconds(window))
+    with tempfile.TemporaryDirectory() as folder:
+        cache = CaptionCache(captions or folder, teacher)
+        cache.add(distinct_captions(source))
+        loader = DataLoader(
+            ClipDataset(source, config, training=False),
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=Collator(
+                cache, training=False, most_captions=max(len(captions) for captions in source.captions())
+            ),
         )
-        names = self.captions.captions
-        self.judged = Judged(audio.cpu(), text, right, [names[row] for row in used])
-        return {**figures, "clips": float(len(audio)), "captions": float(len(used)), "unread": float((~good).sum())}
+        tokens, pooled, rows = [], [], []
+        for number, batch in enumerate(loader):
+            features, mask = batch_features(batch["waveform"].to(device), batch["lengths"], window)
+            output = encoder(features, mask)
+            tokens.append(output.tokens.float().cpu())
+            pooled.append(None if output.pooled is None else output.pooled.float().cpu())
+            rows.append(batch["positives"])
+            if on_step is not None:
+                on_step(number + 1, len(loader))
+        positions = encoder.config.positions
+        evaluator = Evaluator(cache, positions, device=device)
+        predictions = torch.cat(tokens) if pooled[0] is None else (torch.cat(tokens), torch.cat(pooled))
+        metrics = evaluator(SimpleNamespace(predictions=predictions, label_ids=torch.cat(rows)))
+        assert evaluator.last is not None
+        return metrics, evaluator.last, positions.start

@@ -15,15 +15,16 @@ from audio2img_core.targets import get_target
 
 from ..config import FitConfig
 from ..loop.callbacks import read_metrics
-from .evaluate import Judged
-from .metrics import beats_floor, position_profile, similarity
+from .evaluator import Evaluated
+from .metrics import beats_baseline
+from .similarity import position_profile, similarity
 
 if TYPE_CHECKING:
     from ..loop.trainer import AlignmentTrainer
 
 _MOST_ROWS = 60  # clips and captions of the similarity plot: more cannot be told apart
 _MOST_LABELS = 40
-_FIGURES = {
+_METRICS = {
     "cosine": "cosine, all positions",
     "content_cosine": "cosine, words only",
     "mse": "mean squared error",
@@ -41,43 +42,44 @@ _FIGURES = {
     "pooled_cosine": "cosine, pooled",
     "pooled_a2t_r1": "R@1, audio to text, pooled",
 }
-_BESIDE = {"noise": "white noise", "shuffled": "shuffled", "mean": "mean target", "ceiling": "ground truth"}
+_BESIDE = {"noise": "white noise", "shuffled": "shuffled", "mean": "mean prompt", "ceiling": "upper bound"}
 
 
 def write_report(
-    output: Path, config: FitConfig, trainer: AlignmentTrainer, figures: Mapping[str, float], licence: str
+    output: Path, config: FitConfig, trainer: AlignmentTrainer, metrics: Mapping[str, float], licence: str
 ) -> list[Path]:
-    """Draw the plots and write the model card of a run that has been judged.
+    """Write the plots and the model card of a run that has been evaluated.
 
     Args:
-        output: the run's folder.
-        config: its settings.
-        trainer: after training and a last evaluation.
-        figures: that evaluation's, with names `final_...`.
-        licence: of the weights.
+        output: Folder of the run.
+        config: Settings of the run.
+        trainer: Trainer after training and a last evaluation.
+        metrics: Metrics of that evaluation, with names `final_...`.
+        licence: License of the weights.
 
     Returns:
-        The files: `README.md` and the pictures it shows.
+        The files: `README.md` and the images that it shows.
     """
-    judged = trainer.evaluator.judged
-    figures = {name.removeprefix("final_"): value for name, value in figures.items()}
+    evaluated = trainer.evaluator.last
+    assert evaluated is not None
+    metrics = {name.removeprefix("final_"): value for name, value in metrics.items()}
     plots = [output / "losses.png", output / "similarity.png", output / "norms.png"]
     plot_losses(read_metrics(output / "metrics.jsonl"), plots[0])
-    plot_similarity(judged, plots[1])
-    plot_norms(judged, plots[2], first=trainer.positions.start)
+    plot_similarity(evaluated, plots[1])
+    plot_norms(evaluated, plots[2], first=trainer.task.positions.start)
     card = output / "README.md"
     with whole_file(card) as partial:
-        partial.write_text(model_card(config, figures, trainer.state.global_step, licence), encoding="utf-8")
+        partial.write_text(model_card(config, metrics, trainer.state.global_step, licence), encoding="utf-8")
     return [card, *plots]
 
 
-def figures_table(figures: Mapping[str, float]) -> list[str]:
-    """The figures of an evaluation with floors and ceiling beside them, as lines of a Markdown table."""
-    lines = ["| figure | encoder | " + " | ".join(_BESIDE.values()) + " |", "|---" * (len(_BESIDE) + 2) + "|"]
-    for name, said in _FIGURES.items():
-        if name in figures:
-            beside = [figures.get(_beside(who, name)) for who in _BESIDE]
-            cells = [figures[name], *beside]
+def metrics_table(metrics: Mapping[str, float]) -> list[str]:
+    """The metrics of an evaluation with baselines and the upper bound beside them, as lines of a Markdown table."""
+    lines = ["| metric | encoder | " + " | ".join(_BESIDE.values()) + " |", "|---" * (len(_BESIDE) + 2) + "|"]
+    for name, said in _METRICS.items():
+        if name in metrics:
+            beside = [metrics.get(_beside(who, name)) for who in _BESIDE]
+            cells = [metrics[name], *beside]
             lines.append(f"| {said} | " + " | ".join("" if c is None else f"{c:.3f}" for c in cells) + " |")
     return lines
 
@@ -91,7 +93,7 @@ def plot_losses(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         _line(axes[0], train, name, name, linewidth=2 if name == "loss" else 1)
     evals = [entry for entry in entries if "eval_cosine" in entry]
     _line(axes[0], evals, "eval_loss", "loss, held out", linestyle="--", marker=".")
-    for name, said in (("eval_cosine", "cosine"), ("eval_a2t_r1", "R@1"), ("eval_mean_cosine", "cosine, mean target")):
+    for name, said in (("eval_cosine", "cosine"), ("eval_a2t_r1", "R@1"), ("eval_mean_cosine", "cosine, mean prompt")):
         _line(axes[1], evals, name, said, marker=".", linestyle=":" if "mean" in name else "-")
     for axis, title in zip(axes, ("loss and its parts", "held out"), strict=True):
         axis.set_title(title)
@@ -101,19 +103,19 @@ def plot_losses(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     save(path)
 
 
-def plot_similarity(judged: Judged, path: Path) -> None:
+def plot_similarity(evaluated: Evaluated, path: Path) -> None:
     """Similarity of clips with captions, rows sorted by their caption, so that a good encoder shows a diagonal."""
-    order = sorted(range(len(judged.right)), key=lambda i: judged.right[i][0])
+    order = sorted(range(len(evaluated.positives)), key=lambda i: evaluated.positives[i][0])
     order = [order[int(i)] for i in torch.linspace(0, len(order) - 1, min(len(order), _MOST_ROWS)).round()]
-    columns = sorted({judged.right[i][0] for i in order})
-    scores = similarity(judged.audio[order], judged.text[columns])
+    columns = sorted({evaluated.positives[i][0] for i in order})
+    scores = similarity(evaluated.audio[order], evaluated.text[columns])
     axes, save = _figure(1, 1, (9, 7))
     image = axes[0].imshow(scores.numpy(), aspect="auto", cmap="magma", interpolation="nearest")
     axes[0].figure.colorbar(image, ax=axes[0], label="mean cosine over positions")
-    labels = [judged.captions[c] for c in columns]
+    labels = [evaluated.captions[c] for c in columns]
     shown = len(labels) <= _MOST_LABELS
     axes[0].set_xticks(range(len(labels)) if shown else [], [_short(t) for t in labels] if shown else [], rotation=90)
-    own = [_short(judged.captions[judged.right[i][0]]) for i in order]
+    own = [_short(evaluated.captions[evaluated.positives[i][0]]) for i in order]
     axes[0].set_yticks(range(len(own)), own) if len(own) <= _MOST_LABELS else axes[0].set_yticks([])
     axes[0].tick_params(labelsize=7)
     axes[0].set_xlabel("captions")
@@ -121,13 +123,13 @@ def plot_similarity(judged: Judged, path: Path) -> None:
     save(path)
 
 
-def plot_norms(judged: Judged, path: Path, *, first: int) -> None:
+def plot_norms(evaluated: Evaluated, path: Path, *, first: int) -> None:
     """Mean norm of encoder's and teacher's tokens and their mean cosine by position; `first` is the first position."""
-    profile = position_profile(judged.audio, judged.text, judged.right)
-    positions = torch.arange(first, first + judged.audio.shape[1])
-    captions = torch.tensor([right[0] for right in judged.right])
+    profile = position_profile(evaluated.audio, evaluated.text, evaluated.positives)
+    positions = torch.arange(first, first + evaluated.audio.shape[1])
+    captions = torch.tensor([positives[0] for positives in evaluated.positives])
     axes, save = _figure(1, 2, (11, 4))
-    for tokens, said in ((judged.audio, "encoder"), (judged.text[captions].float(), "teacher")):
+    for tokens, said in ((evaluated.audio, "encoder"), (evaluated.text[captions].float(), "teacher")):
         axes[0].plot(positions, _norms(tokens), label=said)
     axes[0].legend(fontsize=8)
     axes[0].set_ylim(bottom=0)
@@ -142,7 +144,7 @@ def plot_norms(judged: Judged, path: Path, *, first: int) -> None:
     save(path)
 
 
-def model_card(config: FitConfig, figures: Mapping[str, float], steps: int, licence: str) -> str:
+def model_card(config: FitConfig, metrics: Mapping[str, float], steps: int, licence: str) -> str:
     """The Markdown text of a run's model card, with the hub's metadata in front.
 
     `licence` is what the data and the encoder that the run started from ask for.
@@ -158,7 +160,7 @@ def model_card(config: FitConfig, figures: Mapping[str, float], steps: int, lice
     start = run.encoder or run.backbone
     if "/" in start and not Path(start).exists():
         metadata["base_model"] = start
-    held, reason = beats_floor(dict(figures)) if "mean_cosine" in figures else (True, "")
+    held, reason = beats_baseline(dict(metrics)) if "mean_cosine" in metrics else (True, "")
     sections = config.to_dict()
     if run.encoder:  # which has its own
         sections = {name: values for name, values in sections.items() if name not in ("head", "window")}
@@ -172,30 +174,30 @@ def model_card(config: FitConfig, figures: Mapping[str, float], steps: int, lice
             "",
             f"# An audio encoder for {target.family}",
             "",
-            f"It turns a sound into prompt embeddings of target `{target.name}`: {target.convention}.",
+            f"It turns audio into prompt embeddings of target `{target.name}`: {target.convention}.",
             "",
             "```sh",
-            "audio2img generate sound.wav -o picture.png --encoder encoder.safetensors --diffusion MODEL",
+            "audio2img generate sound.wav -o image.png --encoder encoder.safetensors --diffusion MODEL",
             "```",
             "",
             "In ComfyUI, `encoder.safetensors` belongs into `models/audio_encoders`.",
             "",
             "## Data",
             "",
-            f"Trained on `{run.data}`, judged by {_judged_by(run)}.",
-            f"Licence of the data: {run.licence or 'not stated'}.",
-            *([f"With what it started from, the weights are under: {licence}."] if licence != run.licence else []),
+            f"Trained on `{run.data}`, evaluated on {_evaluated_by(run)}.",
+            f"License of the data: {run.licence or 'not stated'}.",
+            *([f"License of the weights, with what they started from: {licence}."] if licence != run.licence else []),
             f"Started from `{start}`; the teacher was `{run.teacher}`; {steps} steps.",
             "",
-            "## Figures",
+            "## Metrics",
             "",
-            f"Of {figures.get('clips', 0):.0f} clips that were not trained on, against "
-            f"{figures.get('captions', 0):.0f} distinct captions; beside them the floors (white noise of the "
-            "teacher's norms, shuffled pairs, the mean target of each position) and the ceiling (the caption itself).",
+            f"{metrics.get('clips', 0):.0f} clips that were not trained on, against "
+            f"{metrics.get('captions', 0):.0f} distinct captions. Beside them stand the baselines (white noise of the "
+            "teacher's norms, shuffled pairs, the mean prompt) and the upper bound (the caption itself).",
             "",
-            *figures_table(figures),
+            *metrics_table(metrics),
             "",
-            *([] if held else [f"**Mind: {reason}.**", ""]),
+            *([] if held else [f"**Warning: {reason}.**", ""]),
             "![losses](losses.png)",
             "![similarity of clips and captions](similarity.png)",
             "![norms by position](norms.png)",
@@ -210,8 +212,8 @@ def model_card(config: FitConfig, figures: Mapping[str, float], steps: int, lice
     )
 
 
-def _judged_by(run: Any) -> str:
-    return f"`{run.eval_data}`" if run.eval_data else f"{run.eval_share:.0%} of it that were held out"
+def _evaluated_by(run: Any) -> str:
+    return f"`{run.eval_data}`" if run.eval_data else f"{run.eval_share:.0%} of it, held out"
 
 
 def _beside(who: str, name: str) -> str:

@@ -12,16 +12,16 @@ from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from audio2img_core.storage.files import whole_file
 
-from ..evaluation.metrics import beats_floor
+from ..evaluation.metrics import beats_baseline
 from .average import WeightAverage
 
 _LAST = {"final_loss", "train_runtime"}  # in the entries at the end of training, which is not the end any more
 _SHOWN = ("loss", "learning_rate", "grad_norm", "temperature")
-_JUDGED = ("loss", "cosine", "norm_ratio", "a2t_r1", "a2t_r5", "t2a_r1", "effective_rank")
+_EVALUATED = ("loss", "cosine", "norm_ratio", "a2t_r1", "a2t_r5", "t2a_r1", "effective_rank")
 
 
 class MetricsFile(TrainerCallback):
@@ -40,7 +40,7 @@ class MetricsFile(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
-            # JSON has no NaN: null where a figure is none.
+            # JSON has no NaN: null instead.
             finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **finite}) + "\n")
@@ -69,7 +69,7 @@ class Averaging(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """A bar on a terminal, and a line with the few figures that a person follows for each entry of the log."""
+    """A bar on a terminal, and a line with the few metrics that a person follows for each entry of the log."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -107,9 +107,11 @@ def summary(logs: Mapping[str, Any]) -> str:
     """A log entry in one line; empty where it has nothing to tell."""
     for prefix in ("eval", "final"):
         if f"{prefix}_cosine" in logs:
-            judged = {name.removeprefix(f"{prefix}_"): value for name, value in logs.items() if name.startswith(prefix)}
-            told = [f"{name} {judged[name]:.4g}" for name in _JUDGED if name in judged]
-            held, reason = beats_floor(judged) if "mean_cosine" in judged else (True, "")
-            short = "below the mean-target floor" if prefix == "eval" else reason
+            metrics = {
+                name.removeprefix(f"{prefix}_"): value for name, value in logs.items() if name.startswith(prefix)
+            }
+            told = [f"{name} {metrics[name]:.4g}" for name in _EVALUATED if name in metrics]
+            held, reason = beats_baseline(metrics) if "mean_cosine" in metrics else (True, "")
+            short = "below the mean-prompt baseline" if prefix == "eval" else reason
             return f"{prefix}: {', '.join(told)}" + ("" if held else f"; {short}")
     return ", ".join(f"{name} {logs[name]:.4g}" for name in _SHOWN if isinstance(logs.get(name), (int, float)))

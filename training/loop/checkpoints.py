@@ -67,7 +67,8 @@ def rotate(output: str | os.PathLike[str], limit: int | None, *, best: int | Non
 def _checkpoints(output: str | os.PathLike[str]) -> list[Path]:
     folder = Path(output)
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((path for path in found if path.is_dir() and _step(path) is not None), key=_step)
+    steps = {path: _step(path) for path in found if path.is_dir()}
+    return sorted((path for path, step in steps.items() if step is not None), key=lambda path: steps[path] or 0)
 
 
 def _step(path: Path) -> int | None:

@@ -21,6 +21,7 @@ from ..data.clips import Source
 from ..data.dataset import clip_items
 from ..data.skiplog import SkipLog
 from ..data.sources import distinct_captions, held_in_memory, hold_out, open_source
+from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import write_report
 from ..loss.alignment import AlignmentLoss
 from ..teacher.captions import CaptionCache
@@ -28,6 +29,7 @@ from ..teacher.text_encoder import OnStep, Teacher
 from .callbacks import MetricsFile, Progress, TensorBoard
 from .checkpoints import has_ended, remove_broken, whole_checkpoints
 from .start import add_lora, finished_encoder, freeze, layered_optimizer, start_encoder, teach
+from .task import AlignmentTask
 from .trainer import AlignmentTrainer
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ _SHARDED = {
 
 
 def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrainer:
-    """Train an encoder, or go on from the last whole checkpoint where the same run was stopped.
+    """Train an encoder, or resume the same run from its last complete checkpoint.
 
     Args:
         config: all settings.
@@ -70,13 +72,13 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     output = Path(run.output)
     check_writable(output)
     arguments = training_arguments(config)
-    source, judged = open_data(config)
+    source, held_out = open_data(config)
     teacher = Teacher.from_pretrained(run.teacher, run.target, device=arguments.device)
     captions = CaptionCache(captions_folder(config), teacher)
     train_captions = distinct_captions(source)
     with arguments.main_process_first(local=False, desc="captions"):
         _keep_settings(config)
-        captions.add(train_captions + distinct_captions(judged), on_step=on_caption)
+        captions.add(train_captions + distinct_captions(held_out), on_step=on_caption)
     train_rows = [captions.row(caption) for caption in train_captions]
 
     set_seed(arguments.seed)
@@ -88,22 +90,35 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     freeze(encoder, run.freeze_layers)
     lora = add_lora(encoder, run) if run.lora_rank else None
     loss = AlignmentLoss(config.loss, log_scale=encoder.logit_scale, logit_bias=encoder.logit_bias)
-    trainer = AlignmentTrainer(
-        encoder,
+    task = AlignmentTask(
+        encoder.config,
         arguments,
         captions=captions,
         train_rows=train_rows,
         loss=loss,
         data=config.data,
-        skipped=SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share, rank=arguments.process_index),
-        most_captions=max(len(captions) for part in (source, judged) for captions in part.captions()),
         mask_padding=run.mask_padding,
-        ema_decay=run.ema_decay,
         bank_bytes=run.bank_bytes,
+    )
+    evaluator = Evaluator(
+        captions,
+        encoder.config.positions,
+        mean_tokens=captions.mean_tokens(train_rows)[encoder.config.positions],
+        mean_pooled=captions.mean_pooled(train_rows),
+        device=arguments.device,
+    )
+    trainer = AlignmentTrainer(
+        encoder,
+        arguments,
+        task=task,
+        evaluator=evaluator,
+        skipped=SkipLog(output / "skipped.csv", max_bad_share=config.data.max_bad_share, rank=arguments.process_index),
+        most_captions=max(len(captions) for part in (source, held_out) for captions in part.captions()),
+        ema_decay=run.ema_decay,
         train_dataset=clip_items(
             source, config.data, seed=arguments.seed, **({"endless": True} if source.streaming else {})
         ),
-        eval_dataset=clip_items(judged, config.data, seed=arguments.seed, training=False),
+        eval_dataset=clip_items(held_out, config.data, seed=arguments.seed, training=False),
         callbacks=_callbacks(config, output, arguments),
     )
     no_decay = {name for name, _ in encoder.named_parameters()} - set(trainer.get_decay_parameter_names(encoder))
@@ -112,11 +127,11 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     with arguments.main_process_first(local=False, desc="checkpoints"):
         if arguments.should_save:
             remove_partials(output)
-            for path in remove_broken(arguments.output_dir):
-                logger.warning("%s was not whole and is removed: the run was stopped while it was written", path)
+            for path in remove_broken(str(arguments.output_dir)):
+                logger.warning("%s is incomplete and is removed: the run was stopped while it was written", path)
     last = _last_checkpoint(arguments)
     if last is not None:
-        logger.info("going on from %s", last)
+        logger.info("resuming from %s", last)
     if last is not None and has_ended(last):
         trainer.take_ended(last)
     else:
@@ -140,10 +155,10 @@ def finished_run(config: FitConfig) -> Path | None:
 
 
 def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) -> AudioEncoder | None:
-    """Judge what was trained and write what the run leaves; the encoder on the main process, else None."""
+    """Evaluate and write what the run leaves; return the encoder on the main process, else None."""
     run, output = config.run, Path(config.run.output)
     trainer.keep_average()
-    figures = trainer.evaluate(metric_key_prefix="final")
+    metrics = trainer.evaluate(metric_key_prefix="final")
     if lora is not None:
         lora.merge_and_unload()
     weights = trainer.accelerator.get_state_dict(trainer.model)
@@ -162,11 +177,11 @@ def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) ->
         "licence": " and ".join(dict.fromkeys(filter(None, licences))),
         "backbone": run.encoder or run.backbone,
         "teacher": run.teacher,
-        "figures": {name: round(figures[f"final_{name}"], 4) for name in shown if f"final_{name}" in figures},
+        "figures": {name: round(metrics[f"final_{name}"], 4) for name in shown if f"final_{name}" in metrics},
     }
     with whole_folder(output / "encoder", replace=True) as partial:
         encoder.save_pretrained(partial)
-    trainer.card_files = write_report(output, config, trainer, figures, encoder.config.training["licence"])
+    trainer.card_files = write_report(output, config, trainer, metrics, encoder.config.training["licence"])
     save_single_file(encoder, output / "encoder.safetensors")  # last: it says that the run has ended
     if trainer.args.push_to_hub:
         trainer.model = encoder
@@ -182,7 +197,7 @@ def training_arguments(config: FitConfig) -> TrainingArguments:
     """
     given = config.trainer
     if given.get("save_only_model"):
-        raise ValueError("trainer.save_only_model: such a run could not be gone on with; leave it out")
+        raise ValueError("trainer.save_only_model is not supported: the run could not be resumed")
     early = {"load_best_model_at_end": True} if config.run.early_stopping else {}
     given = {**given, **_shared_batch(config)}
     if given.get("fsdp") and not isinstance(given.get("fsdp_config"), str):  # a text is the name of a JSON file
@@ -203,19 +218,19 @@ def training_arguments(config: FitConfig) -> TrainingArguments:
         raise ValueError(f"run.batch_size with {arguments.n_gpu} GPUs needs a process for each: start it with torchrun")
     for name in ("ema_decay", "lora_rank") if arguments.fsdp else ():
         if getattr(config.run, name):
-            raise ValueError(f"run.{name} cannot be had with trainer.fsdp: the weights lie on all processes")
+            raise ValueError(f"run.{name} is not supported with trainer.fsdp: the weights are split over the processes")
     if config.run.early_stopping and arguments.eval_strategy == "no":
         raise ValueError("run.early_stopping needs evaluations: set trainer.eval_strategy to steps or epoch")
     return arguments
 
 
 def _last_checkpoint(arguments: TrainingArguments) -> Path | None:
-    """The last whole checkpoint by the main process, from which all go on.
+    """The last whole checkpoint by the main process, from which all processes resume.
 
     Raises:
         ValueError: this process, on another machine, does not see it.
     """
-    whole = whole_checkpoints(arguments.output_dir)
+    whole = whole_checkpoints(str(arguments.output_dir))
     chosen = [str(whole[-1]) if whole else None]
     if arguments.world_size > 1:
         torch.distributed.broadcast_object_list(chosen, device=arguments.device)
@@ -239,7 +254,7 @@ def _shared_batch(config: FitConfig) -> dict[str, int]:
 
 
 def open_data(config: FitConfig) -> tuple[Source, Source]:
-    """The clips to train on and those to judge by; of a stream these are held in memory, as the files they are.
+    """Return the training clips and the evaluation clips; those of a stream are held in memory, as encoded files.
 
     Raises:
         ValueError, FileNotFoundError: as `sources.open_source`, or a stream that would have to hold clips out itself.
@@ -273,7 +288,11 @@ def _callbacks(config: FitConfig, output: Path, arguments: TrainingArguments) ->
     callbacks: list[Any] = [MetricsFile(output / "metrics.jsonl")]
     if config.run.early_stopping:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.run.early_stopping))
-    if importlib.util.find_spec("tensorboard") and "tensorboard" not in arguments.report_to and arguments.should_save:
+    if (
+        importlib.util.find_spec("tensorboard")
+        and "tensorboard" not in (arguments.report_to or ())
+        and arguments.should_save
+    ):
         from torch.utils.tensorboard import SummaryWriter
 
         callbacks.append(TensorBoard(SummaryWriter(str(output / "tensorboard"))))
@@ -281,7 +300,7 @@ def _callbacks(config: FitConfig, output: Path, arguments: TrainingArguments) ->
 
 
 def _quieter(trainer: AlignmentTrainer) -> None:
-    """Our few figures on the screen in the place of Trainer's dictionaries."""
+    """Print our few metrics in the place of Trainer's dictionaries."""
     for printing in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printing)
     trainer.add_callback(Progress())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,17 +38,17 @@ class TrainedEncoder(AudioEncoder):
     FSDP see nothing else, and expect it once for each backward pass.
     """
 
-    chunk_size = 0  # clips encoded at once; 0 = all
+    chunk_size: int = 0  # clips encoded at once; 0 = all
 
     def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> AudioEncoderOutput:
         if self.training and 0 < self.chunk_size < len(input_features):
             inputs = {"input_features": input_features, "attention_mask": attention_mask}
-            heard = chunked(super().forward, inputs, self.chunk_size)
+            output = chunked(super().forward, inputs, self.chunk_size)
         else:
-            heard = super().forward(input_features, attention_mask)
-        return TrainedOutput(**heard, log_scale=self.logit_scale.reshape(()), logit_bias=self.logit_bias.reshape(()))
+            output = super().forward(input_features, attention_mask)
+        return TrainedOutput(**output, log_scale=self.logit_scale.reshape(()), logit_bias=self.logit_bias.reshape(()))
 
-    def get_input_embeddings(self) -> None:
+    def get_input_embeddings(self) -> Any:
         """Sound has none; Accelerate asks when it shards a model."""
 
     def without_scalars(self) -> None:
@@ -67,6 +67,7 @@ def start_encoder(config: FitConfig, *, seed: int = 0) -> TrainedEncoder:
     run = config.run
     if run.encoder:
         encoder = TrainedEncoder.from_pretrained(run.encoder)
+        assert isinstance(encoder, TrainedEncoder)  # mini too
         if encoder.config.target != run.target:
             raise ValueError(f"{run.encoder}: is for target {encoder.config.target!r}, not {run.target!r}")
     else:
@@ -107,6 +108,7 @@ def teach(encoder: AudioEncoder, captions: CaptionCache, rows: Sequence[int], *,
         captions: the cache with its teacher. rows: those of the captions to train on.
         new: the head is untrained; one that has queries then begins at the mean prompt.
     """
+    assert captions.teacher is not None
     null, norms = captions.teacher.null, captions.token_norms(rows)
     pooled = None if null.pooled is None else null.pooled[0]
     encoder.set_teacher(null.tokens[0], null_pooled=pooled, token_norms=norms)
@@ -184,7 +186,7 @@ def layered_optimizer(encoder: AudioEncoder, arguments: TrainingArguments, decay
     return cls(parts, lr=rate, **options)
 
 
-def finished_encoder(config: AudioEncoderConfig, weights: dict[str, Tensor]) -> AudioEncoder:
+def finished_encoder(config: AudioEncoderConfig, weights: Mapping[str, Any]) -> AudioEncoder:
     """A plain `AudioEncoder` in evaluation mode, on the CPU, of a run's config and weights."""
     with init_empty_weights(include_buffers=False):
         encoder = AudioEncoder(config)

@@ -153,7 +153,7 @@ class AlignmentLoss(nn.Module):
 
         temperature = self.logit_scale(log_scale) if config.learned_temperature else config.temperature
         weights = None
-        if config.padding_weight != 1:
+        if config.padding_weight != 1 and text_mask is not None:
             weights = torch.where(text_mask.to(audio_tokens.device).bool(), 1.0, config.padding_weight)
         ids = caption_ids if config.mask_repeated else None
         negatives = {}
@@ -171,8 +171,9 @@ class AlignmentLoss(nn.Module):
             if audio_pooled is None:
                 shared = None if weights is None else weights.mean(0)
                 audio_pooled, text_pooled = pool_tokens(audio_tokens, shared), pool_tokens(text_tokens, shared)
-                if config.pooled and config.bank and bank_pooled is None:
+                if config.pooled and config.bank and bank is not None and bank_pooled is None:
                     bank_pooled = _pool_bank(bank, shared)
+            assert audio_pooled is not None and text_pooled is not None
             if config.pooled:
                 negatives = {**negatives, "bank": bank_pooled} if config.bank and bank_pooled is not None else {}
                 parts["pooled"] = pooled_contrastive(audio_pooled, text_pooled, **contrastive, **negatives)
@@ -195,7 +196,7 @@ class AlignmentLoss(nn.Module):
         if config.cosine:
             parts["cosine"] = token_cosine(audio_tokens, text_tokens, position_weights=weights)
 
-        loss = sum(getattr(config, name) * part for name, part in parts.items())
+        loss = torch.stack([getattr(config, name) * part for name, part in parts.items()]).sum()
         logged = {name: part.detach() for name, part in parts.items()}
         return {"loss": loss, **logged, "temperature": torch.as_tensor(temperature, device=loss.device).detach()}
 

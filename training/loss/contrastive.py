@@ -68,7 +68,7 @@ def sequence_contrastive(
     scores = _scores(audio, text, temperature)
     if caption_ids is not None:
         _check_ids("caption_ids", caption_ids, len(audio))
-        scores = _without(scores, _right_pairs(caption_ids).fill_diagonal_(False))
+        scores = _without(scores, _positive_pairs(caption_ids).fill_diagonal_(False))
     own = scores.diagonal(dim1=1, dim2=2)
     partition = scores.logsumexp(2)
     if bank is not None and len(bank):
@@ -148,7 +148,7 @@ def siglip(
     positive = torch.eye(len(audio), dtype=torch.bool, device=audio.device)
     if caption_ids is not None:
         _check_ids("caption_ids", caption_ids, len(audio))
-        positive = _right_pairs(caption_ids)
+        positive = _positive_pairs(caption_ids)
     logits = logit_scale * cosines + logit_bias
     return F.softplus(torch.where(positive, -logits, logits)).sum(1).mean()
 
@@ -175,8 +175,8 @@ def _bank_partitions(
 
     def partition(chunk: Tensor, chunk_ids: Tensor | None, audio: Tensor, temperature: float | Tensor) -> Tensor:
         scores = _scores(audio, chunk.to(audio.device).to(audio.dtype), temperature)
-        if chunk_ids is not None:
-            scores = _without(scores, _right_pairs(caption_ids, chunk_ids.to(caption_ids.device)))
+        if chunk_ids is not None and caption_ids is not None:
+            scores = _without(scores, _positive_pairs(caption_ids, chunk_ids.to(caption_ids.device)))
         return scores.logsumexp(2)
 
     batch, positions, width = audio.shape
@@ -187,8 +187,8 @@ def _bank_partitions(
         yield checkpoint(partition, chunk, ids, audio, temperature, use_reentrant=False, preserve_rng_state=False)
 
 
-def _right_pairs(ids: Tensor, others: Tensor | None = None) -> Tensor:
-    """[B, M] whether caption j of `others` [M] is right for clip i of ids [B] or [B, K]; None = the clips' own."""
+def _positive_pairs(ids: Tensor, others: Tensor | None = None) -> Tensor:
+    """[B, M] Whether caption j of `others` [M] is correct for clip i of ids [B] or [B, K]; None = the clips' own."""
     ids = ids if ids.ndim == 2 else ids[:, None]
     return (ids[:, :, None] == (ids[:, 0] if others is None else others)).any(1)
 

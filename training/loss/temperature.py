@@ -54,7 +54,8 @@ class _InwardClamp(torch.autograd.Function):
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grad_outputs
         (x,), (low, high) = ctx.saved_tensors, ctx.bounds
         outward = ((x > high) & (grad < 0)) | ((x < low) & (grad > 0))
         return grad.masked_fill(outward, 0), None, None

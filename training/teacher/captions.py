@@ -171,7 +171,7 @@ class CaptionCache:
         rows = range(len(self)) if rows is None else rows
         if len(rows) == 0:
             raise ValueError(f"{self.folder}: the cache of captions is empty")
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64)
         for first in range(0, len(rows), 256):
             part = self._take(name, rows[first : first + 256]).float()
             total = total + (part.norm(dim=-1) if norms else part).double().sum(0)

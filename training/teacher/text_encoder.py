@@ -183,12 +183,14 @@ class Teacher:
         return digest.hexdigest()[:16]
 
     def _encode_batch(self, captions: list[str]) -> TeacherOutput:
-        states, pooled, mask = [], None, None
+        states: list[Tensor] = []
+        pooled: Tensor | None = None
+        mask = torch.zeros(0)
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
             inputs = tokenizer(
                 captions, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt"
             ).to(self.device)
-            mask = inputs.attention_mask.bool() if mask is None else mask
+            mask = mask if len(states) else inputs.attention_mask.bool()
             if self.target.pooled_width is not None:  # StableDiffusionXLPipeline.encode_prompt
                 output = encoder(inputs.input_ids, output_hidden_states=True)
                 states.append(output.hidden_states[-2].float())
