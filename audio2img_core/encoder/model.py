@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,19 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertPreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
-from ..audio.mel import (
-    FRAME_HOP,
-    FRAME_LENGTH,
-    FRAMES_PER_SECOND,
-    MIN_SAMPLES,
-    NUM_MELS,
-    mel_frames,
-    normalize,
-    num_frames,
-)
-from ..audio.resample import parts_of
+from ..audio.mel import MIN_SAMPLES, num_frames
 from ..audio.waveform import Waveform, read_clips
 from ..targets import PROMPT_TOKENS
 from .backbone import adapt
@@ -32,13 +21,12 @@ from .checkpoint import load_encoder
 from .config import AudioEncoderConfig
 from .embeddings import AudioEmbeddings, TokenSpace
 from .heads import INITIAL_LOGIT_SCALE, QueryHead, make_head
-from .rows import Rows
-from .windows import Window, WindowConfig, plan_windows, window_features
+from .inference import cut_windows, encode_windows
+from .windows import WindowConfig, plan_windows
 
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int], None]
-_MEL_CHUNK = 60 * FRAMES_PER_SECOND  # frames of mel computed at once: an hour of sound needs no hour of spectra
 
 
 @dataclass
@@ -142,8 +130,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
             len(plan_windows(num_frames(max(len(clip), MIN_SAMPLES)), config.size_frames, config.hop_frames))
             for clip in clips
         )
-        windows = (w for number, clip in enumerate(clips) for w in self._windows([clip], config, number))
-        return self._encode_windows(windows, config, batch_size, on_step and (lambda done: on_step(done, total)))
+        windows = (w for number, clip in enumerate(clips) for w in cut_windows([clip], config, number, self.device))
+        return encode_windows(self, windows, config, batch_size, on_step and (lambda done: on_step(done, total)))
 
     @torch.no_grad()
     def encode_stream(
@@ -157,7 +145,7 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
     ) -> AudioEmbeddings:
         """`encode` of one clip that comes in blocks, such as `stream_mono` gives: the same numbers, in little memory.
 
-        Checkpoints that normalise over the whole clip (the first project's) need all of its mel frames, 32 kB a second.
+        Checkpoints that normalise over the whole clip (kardSIM's) need all of its mel frames, 32 kB a second.
 
         Args:
             blocks: mono, 16 kHz, [T] float each, of any lengths. name: of the clip, for warnings about it.
@@ -176,57 +164,10 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
                 silent = silent and not block.any()
                 yield block
 
-        embeddings = self._encode_windows(self._windows(heard(), config, 0), config, batch_size, None)
+        embeddings = encode_windows(self, cut_windows(heard(), config, 0, self.device), config, batch_size)
         if silent:
             logger.warning("silence: every sample of %s is zero", name)
         return embeddings
-
-    def _encode_windows(
-        self,
-        windows: Iterator[tuple[Window, Tensor]],
-        config: WindowConfig,
-        batch_size: int,
-        on_step: Callable[[int], None] | None,
-    ) -> AudioEmbeddings:
-        were_training = [module for module in self.modules() if module.training]
-        self.eval()
-        plan: list[Window] = []
-        tokens, pooled = Rows(), Rows()
-        try:
-            waiting: list[tuple[Window, Tensor]] = []
-            while waiting := [*waiting, *itertools.islice(windows, max(batch_size - len(waiting), 0))]:
-                batch = waiting[:batch_size]
-                try:
-                    output = self._encode_batch([mel for _, mel in batch], config)
-                except torch.cuda.OutOfMemoryError:
-                    if batch_size == 1:
-                        raise
-                    logger.warning("out of memory: %d windows at once instead of %d", batch_size // 2, batch_size)
-                    batch_size //= 2
-                    torch.cuda.empty_cache()
-                    continue
-                waiting = waiting[batch_size:]
-                # Copies: what a compiled encoder gives, its next run may write over.
-                tokens.append(output.tokens.to(torch.float32, copy=True))
-                if output.pooled is not None:
-                    pooled.append(output.pooled.to(torch.float32, copy=True))
-                for w, _ in batch:
-                    plan.append(w)
-                    if on_step is not None:
-                        on_step(len(plan))
-        finally:
-            for module in were_training:
-                module.training = True
-        if not plan:
-            raise ValueError("no sound to encode: there is not one sample")
-        return AudioEmbeddings(
-            tokens=tokens.take(),
-            pooled=pooled.take(),
-            clips=tuple(w.clip for w in plan),
-            starts=tuple(w.start / FRAMES_PER_SECOND for w in plan),
-            durations=tuple(w.length / FRAMES_PER_SECOND for w in plan),
-            space=self.space,
-        )
 
     @property
     def space(self) -> TokenSpace:
@@ -295,57 +236,3 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         return batch_size
-
-    def _windows(self, blocks: Iterable[Tensor], config: WindowConfig, clip: int) -> Iterator[tuple[Window, Tensor]]:
-        """The windows of one clip and their mel frames [n, 80], each as soon as its sound is there."""
-        mels = self._mels(blocks)
-        if config.normalize == "clip":
-            mels = _normalized(list(mels))
-        size, hop = config.size_frames, config.hop_frames
-        kept, first, done = None, 0, 0  # frames from `first` on; windows handed on
-        for mel in mels:
-            kept = mel if kept is None else torch.cat([kept, mel])
-            # Whole windows of what has come are windows of the whole clip too.
-            whole = [w for w in plan_windows(first + len(kept), size, hop, clip=clip) if w.length == size]
-            for window in whole[done:]:
-                yield window, kept[window.start - first :][:size]
-            if len(whole) > done:
-                done = len(whole)
-                last = min(whole[-1].start + hop, first + len(kept))
-                kept, first = kept[last - first :], last
-        if kept is not None:
-            for window in plan_windows(first + len(kept), size, hop, clip=clip)[done:]:
-                yield window, kept[window.start - first :][: window.length]
-
-    def _mels(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Mel frames [n, 80] of a mono clip that comes in blocks [T], on the encoder's device."""
-        overlap = FRAME_LENGTH - FRAME_HOP
-        none_yet = True
-        for part in parts_of(blocks, _MEL_CHUNK * FRAME_HOP + overlap, overlap=overlap):
-            if none_yet and len(part) < MIN_SAMPLES:
-                part = part.repeat(-(-MIN_SAMPLES // len(part)))
-            if len(part) >= FRAME_LENGTH:
-                none_yet = False
-                yield mel_frames(part[None].to(self.device))[0]
-
-    def _encode_batch(self, mels: list[Tensor], config: WindowConfig) -> AudioEncoderOutput:
-        # The conv head gives its number of tokens for a full window only; the query head takes any masked length.
-        size = None if self.config.head.kind == "query" and config.padding == "mask" else config.size_frames
-        features, mask = window_features(mels, config, size=size)
-        return self(features, mask)
-
-
-def _normalized(mels: list[Tensor]) -> Iterator[Tensor]:
-    """`normalize` of one clip that lies in parts [n, 80], in their own memory: the frames of an hour are 115 MB."""
-    if not mels:
-        return
-    lengths = [len(mel) for mel in mels]
-    count = torch.tensor([sum(lengths)], device=mels[0].device)
-    for i in range(0, NUM_MELS, 8):
-        some = slice(i, i + 8)
-        columns = normalize(torch.cat([mel[:, some] for mel in mels])[None], count)[0]
-        for mel, part in zip(mels, columns.split(lengths), strict=True):
-            mel[:, some] = part
-    mels.reverse()
-    while mels:
-        yield mels.pop()
