@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from ..checks import one_line
 
 ALLOWED = "a sound or video file that FFmpeg can decode (wav, flac, mp3, ogg, opus, m4a, mp4, webm, mkv, ...)"
-# Formats that are only a list of other files or of addresses.
+# Formats that only list other files or URLs.
 _POINTERS = {"hls", "concat", "dash", "imf", "sdp", "rtsp"}
 
 
@@ -66,14 +66,14 @@ def probe(path: str | os.PathLike | BinaryIO) -> AudioInfo:
 
 
 def duration_of(container: InputContainer, stream: av.AudioStream) -> float | None:
-    """Seconds by the stream's header, else by the container's."""
+    """Return the seconds that the stream's header announces, else the container's."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return None if container.duration is None else container.duration / av.time_base
 
 
 def _open_file(path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack) -> tuple[BinaryIO, str]:
-    """The file object FFmpeg reads, and the name messages use.
+    """Return the file object for FFmpeg and the name for messages.
 
     FFmpeg never opens a path: names such as `concat:a|b` are just files, and Python's own errors come out.
     """
@@ -95,7 +95,7 @@ def _open_file(path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack) 
 
 
 def _open_container(file: BinaryIO, others: list[str]) -> InputContainer:
-    """The container in `file`; addresses of other files that it asks for are put in `others` and not opened."""
+    """Open the container in `file`; URLs of other files that it asks for go to `others` and are not opened."""
 
     def refuse(url: str, flags: int, options: dict) -> BinaryIO:
         others.append(url)

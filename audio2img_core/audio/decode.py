@@ -70,10 +70,14 @@ class Reader:
         seeking: bool,
         mono: bool = False,
     ) -> Iterator[np.ndarray] | None:
-        """Blocks of samples [C, T] float32 of the part asked for; None where seeking does not work.
+        """Yield the samples of an excerpt in blocks [C, T] float32; return None where seeking does not work.
 
-        `mono` mixes the channels to one as they come, C = 1. More than the excerpt's limit (of stereo at 48 kHz; fewer
-        of what takes more memory) is refused: a file of a few kilobytes may hold days of silence.
+        Sound beyond the excerpt's limit is refused: a file of a few kilobytes can hold days of silence.
+
+        Args:
+            excerpt: the part to read.
+            seeking: seek to its start instead of decoding all that comes before.
+            mono: mix the channels to one, C = 1, as they come.
         """
         self.mono = mono
         start, duration = excerpt.start, excerpt.duration
@@ -94,7 +98,7 @@ class Reader:
         return None
 
     def _seek(self, seconds: float) -> tuple[Iterator[av.AudioFrame], int | None]:
-        """The frames from about `seconds` on and the position of the first; None if that cannot be told."""
+        """Return the frames from about `seconds` on and the position of the first, or None where it is unknown."""
         # Matroska indexes only the pictures of a film: by the sound it would read all from the beginning.
         cover = Disposition.attached_pic
         moving = [s for s in self.container.streams.video if not s.disposition & cover]
@@ -128,7 +132,7 @@ class Reader:
         return gap is not None and abs(gap) <= max(1.0, 2 * self.tick)
 
     def _frames(self) -> Iterator[av.AudioFrame]:
-        """Decoded frames from where the container stands; what cannot be decoded is counted and skipped."""
+        """Yield decoded frames from the current position; count and skip packets that cannot be decoded."""
         packets = self.container.demux(self.stream)
         while True:
             try:
@@ -148,7 +152,7 @@ class Reader:
     def _blocks(
         self, frames: Iterator[av.AudioFrame], position: int, first: int, stop: int | None
     ) -> Iterator[np.ndarray]:
-        """Samples first..stop of frames that begin at `position`, [C, T] float32, some seconds at a time."""
+        """Yield samples `first` to `stop` of frames that begin at `position`, in blocks [C, T] float32."""
         parts: list[np.ndarray] = []
         taken, waiting, ended = 0, 0, True
         for frame in frames:
@@ -182,10 +186,10 @@ class Reader:
             )
 
     def _too_long(self) -> str:
-        kind = "" if self.mono else f" of {self.channels} channel(s) at {self.rate} Hz"
+        kind = "" if self.mono else f" for {self.channels} channel(s) at {self.rate} Hz"
         return (
-            f"{self.name} holds more than {self.most:g} s{kind}, which is all that is taken of one file; allowed: "
-            f"a part by start and duration, or a larger max_seconds (environment: {MAX_SECONDS_VARIABLE})"
+            f"{self.name} is longer than the limit of {self.most:g} s{kind}; read a part with start and duration, "
+            f"or raise max_seconds (environment: {MAX_SECONDS_VARIABLE})"
         )
 
     def _warn_if_cut(self, seconds: float, ended: bool) -> None:
@@ -198,24 +202,24 @@ class Reader:
             logger.warning("%s: %d damaged packet(s) left out; decoded up to %.2f s", self.name, self.damaged, seconds)
 
     def _announced_seconds(self) -> float | None:
-        """The duration by the container; None where it is unknown or FFmpeg's guess from the bit rate or file size."""
-        # Of MP3, FFmpeg tells of an encoder's delay only where it found the tag that counts the frames too.
+        """Return the container's duration; None where it is unknown or a guess from the bit rate or file size."""
+        # FFmpeg gives an MP3 a start time only where it found the tag with the encoder's delay and frame count.
         if self.format not in _ANNOUNCING or (self.format == "mp3" and not self.stream.start_time):
             return None
         if self.stream.duration is None and len(self.container.streams) > 1:
-            return None  # Matroska's is that of its longest stream
+            return None  # in Matroska, the container's duration is that of its longest stream
         return duration_of(self.container, self.stream)
 
 
 def _mean_offset(frames: list[av.AudioFrame], zero: float, tick: float) -> float:
-    """Position in samples of the first frame by the timestamps of all: the mean undoes their rounding."""
+    """Return the position of the first frame in samples, from the timestamps of all: the mean undoes rounding."""
     sizes = itertools.accumulate((frame.samples for frame in frames), initial=0)
     offsets = [f.pts * tick - zero - size for f, size in zip(frames, sizes, strict=False) if f.pts is not None]
     return sum(offsets) / len(offsets) if offsets else 0.0
 
 
 def _to_float(frame: av.AudioFrame, channels: int) -> np.ndarray:
-    """[C, T] float32 in -1..1 of a frame in any format; one with other channels becomes their mean."""
+    """Convert a frame of any format to [C, T] float32 in -1..1; one with other channels becomes their mean."""
     many = frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES
     if many or frame.format.name.startswith("s64"):  # the second has no to_ndarray
         resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)

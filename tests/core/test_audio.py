@@ -1,4 +1,4 @@
-"""audio2img_core.audio.io on files made here: formats, seeking, damage, resampling, and what is refused."""
+"""Reading sounds: formats, seeking, damage, resampling, waveforms from elsewhere, and what is refused."""
 
 from __future__ import annotations
 
