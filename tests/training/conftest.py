@@ -26,7 +26,7 @@ def sounds(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def flags(sounds, tiny_folders):
     """Function output, more -> flags section.field of a run of six steps on `sounds` for a tiny sd15."""
 
@@ -54,7 +54,7 @@ def flags(sounds, tiny_folders):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def words(flags):
     """The same as words of a command line."""
 

@@ -102,7 +102,8 @@ def test_a_dead_data_worker(words, tmp_path):
     for pid in forked:
         os.kill(pid, signal.SIGKILL)
     code, said = end(process)
-    assert code in (1, 2) and "Traceback" not in said, said
+    # The signal comes at any moment, while a checkpoint is written too.
+    assert code == (2 if "could not be written" in said else 1) and "Traceback" not in said, said
     assert "worker" in said.splitlines()[-1], said
     code, said = end(start("fit", words(output, **more)))
     assert code == 0 and "resuming from" in said, said

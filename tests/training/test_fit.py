@@ -17,7 +17,7 @@ from training.loop.fit import fit
 from training.loop.start import TrainedEncoder, freeze, layered_optimizer
 
 
-@pytest.mark.parametrize("preset", ["default", "kardsim"])
+@pytest.mark.parametrize("preset", ["default", pytest.param("kardsim", marks=pytest.mark.slow)])
 def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, preset):
     output = tmp_path / "run"
     more = {"trainer.max_steps": "12", "trainer.logging_steps": "4"}
@@ -38,16 +38,17 @@ def test_a_few_steps_make_an_encoder_that_draws(flags, tiny_folders, tmp_path, p
         fit(load_settings(preset, [], flags(output, **{**more, "trainer.max_steps": "13"})))
 
 
-@pytest.mark.parametrize(
-    "more", [{}, {"run.ema_decay": "0.5", "run.early_stopping": "1", "trainer.learning_rate": "0"}]
-)
+STOPPED = {"run.ema_decay": "0.5", "run.early_stopping": "1", "trainer.learning_rate": "0"}
+
+
+@pytest.mark.parametrize("more", [{}, pytest.param(STOPPED, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_behind_its_last_step_only_finishes(flags, tmp_path, more):
     """Not one step more, however often it is killed while it is judged and written."""
     output = tmp_path / "run"
-    more = {"trainer.logging_steps": "1", "trainer.max_steps": "9", **more}
+    more = {"trainer.logging_steps": "1", "trainer.max_steps": "9" if more else "3", **more}
     config = load_settings("default", [], flags(output, **more))
     first = fit(config)
-    assert first.state.global_step == (6 if "run.early_stopping" in more else 9)
+    assert first.state.global_step == (6 if "run.early_stopping" in more else 3)
     wanted = AudioEncoder.from_pretrained(output / "encoder").state_dict()
     log = (output / "metrics.jsonl").read_text().splitlines()
     for _ in range(2):
@@ -63,7 +64,7 @@ def test_a_run_that_is_killed_behind_its_last_step_only_finishes(flags, tmp_path
 def test_chunks_train_as_the_whole_batch(flags, tmp_path):
     losses = []
     for chunk in ("0", "3"):
-        more = {"run.chunk_size": chunk, "trainer.max_steps": "4"}
+        more = {"run.chunk_size": chunk, "trainer.max_steps": "2", "trainer.logging_steps": "1"}
         config = load_settings("default", [], flags(tmp_path / chunk, **more))
         losses.append([e["loss"] for e in fit(config).state.log_history if "loss" in e])
     # Without dropout they would be equal; with it the chunks draw other numbers.

@@ -1,4 +1,4 @@
-"""One training on 1, 2 and 4 processes, by DDP and FSDP2: the same losses, and on with another number of them."""
+"""One training on 1, 2 and 4 processes, by DDP and FSDP2: the same losses, and resumed with another number."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load, load_file
+from transformers import TrainingArguments
 
 from audio2img_core import AudioEncoder
 from audio2img_core.encoder.windows import WindowConfig
 from audio2img_core.random_init import make_encoder
 from training.cli import main
+from training.config import load_settings
 from training.loop.checkpoints import whole_checkpoints
+from training.loop.fit import training_arguments
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8
@@ -37,9 +40,9 @@ def encoder(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(words, sounds, encoder):
-    def make(output, *, fsdp: bool, **more: str) -> list[str]:
+    def make(output, *, fsdp: bool = False, **more: str) -> list[str]:
         sharded = {"trainer.fsdp": "true"} if fsdp else {}
         return words(
             output,
@@ -95,28 +98,43 @@ def losses(output: Path) -> dict[int, float]:
     return dict(trained)
 
 
-@pytest.fixture
-def one_process(settings, tmp_path_factory, done={}):  # noqa: B006 - trained once
-    if not done:
-        output = tmp_path_factory.mktemp("one") / "run"
-        finish(start(settings(output, fsdp=False), 1))
-        done["output"] = output
-    return done["output"]
+@pytest.fixture(scope="module")
+def one_process(settings, tmp_path_factory):
+    """The run of this process alone."""
+    output = tmp_path_factory.mktemp("one") / "run"
+    assert main(["fit", *settings(output), "--preset", "default"]) == 0
+    return output
+
+
+def final(output: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return next(line for line in lines if "final_loss" in line)
 
 
 def check_equal(output: Path, one: Path) -> None:
-    """The same losses, and the same encoder at the end."""
+    """The same losses, the same last evaluation and the same encoder at the end."""
     assert losses(output) == pytest.approx(losses(one), rel=1e-4)
+    wanted, metrics = final(one), final(output)
+    for name in ("final_clips", "final_cosine", "final_norm_ratio"):
+        assert metrics[name] == pytest.approx(wanted[name], rel=1e-3), name
     ends = [AudioEncoder.from_pretrained(folder / "encoder.safetensors").state_dict() for folder in (one, output)]
     assert ends[0].keys() == ends[1].keys()
     for name, weight in ends[0].items():
         torch.testing.assert_close(ends[1][name], weight, atol=1e-3, rtol=0, msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("processes", "fsdp"), [(4, False), (2, True)])
-def test_the_losses_of_one_process(settings, one_process, tmp_path, processes, fsdp):
-    more = {"run.bank_bytes": "100000"} if processes == 4 else {}  # of four captions: the bank is split
+SPLIT = {"run.bank_bytes": "100000"}  # four captions are more: the bank is split over the processes
+
+
+@pytest.mark.parametrize(
+    ("processes", "fsdp", "more"),
+    [
+        (2, False, {**SPLIT, "run.chunk_size": "1"}),  # gathered batches, and chunks inside of DDP
+        pytest.param(4, False, SPLIT, marks=pytest.mark.slow),
+        pytest.param(2, True, {}, marks=pytest.mark.slow),
+    ],
+)
+def test_processes_train_as_one(settings, one_process, tmp_path, processes, fsdp, more):
     finish(start(settings(tmp_path / "run", fsdp=fsdp, **more), processes))
     check_equal(tmp_path / "run", one_process)
     last = whole_checkpoints(tmp_path / "run" / "checkpoints")[-1]
@@ -125,7 +143,7 @@ def test_the_losses_of_one_process(settings, one_process, tmp_path, processes, f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [False, True])
-def test_killed_on_four_processes_and_gone_on_with_on_two(settings, one_process, tmp_path, fsdp):
+def test_killed_on_four_processes_and_resumed_on_two(settings, one_process, tmp_path, fsdp):
     words = settings(tmp_path / "run", fsdp=fsdp)
     first = start(words, 4)
     wait_for_step(first, tmp_path / "run", 5)
@@ -144,13 +162,18 @@ def test_killed_on_four_processes_and_gone_on_with_on_two(settings, one_process,
         torch.testing.assert_close(weight, load(before)[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
-def test_processes_that_would_each_train_alone_are_refused(settings, tmp_path):
-    words = settings(tmp_path / "run", fsdp=False, **{"trainer.use_cpu": "false"})
-    process = start(words, 2)
-    output, _ = process.communicate(timeout=200)
-    if torch.cuda.device_count() < 2:
-        assert process.returncode and "2 processes were started, but each would train by itself" in output
+def test_processes_that_would_each_train_alone_are_refused(flags, tmp_path, monkeypatch):
+    """Torchrun started two, and Trainer sees one: on a machine without as many GPUs, say."""
+
+    def sees_one_process(**options):
+        with monkeypatch.context() as patch:
+            patch.delenv("WORLD_SIZE")
+            return TrainingArguments(**options)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("training.loop.fit.TrainingArguments", sees_one_process)
+    with pytest.raises(ValueError, match="2 processes were started, but each would train by itself on cpu"):
+        training_arguments(load_settings("default", [], flags(tmp_path / "run")))
 
 
 @pytest.mark.slow
@@ -165,7 +188,10 @@ def test_torchrun_starts_again_when_a_process_dies(settings, one_process, tmp_pa
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"run.batch_size": "8", "trainer.gradient_accumulation_steps": "3"}, "run.batch_size is 8, which cannot be"),
+        (
+            {"run.batch_size": "8", "trainer.gradient_accumulation_steps": "3"},
+            "run.batch_size is 8, which is not divisible by 3",
+        ),
         ({"trainer.fsdp": "true", "run.ema_decay": "0.9"}, "run.ema_decay is not supported with trainer.fsdp"),
         ({"trainer.fsdp": "true", "run.lora_rank": "4"}, "run.lora_rank is not supported with trainer.fsdp"),
         ({"trainer.fsdp": "true"}, "only works in distributed training"),

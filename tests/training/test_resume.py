@@ -1,4 +1,4 @@
-"""Runs that are killed, and runs on several processes: the same losses as one that is neither."""
+"""Runs that are killed resume to the same losses; two processes share a stream."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def losses(output: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_killed_runs_go_on_to_the_same_losses(words, tmp_path):
+def test_killed_runs_resume_to_the_same_losses(words, tmp_path):
     """Killed in the middle of an epoch, and in the middle of saving: as if nothing had been."""
     more = {
         "trainer.max_steps": "16",
@@ -67,8 +67,8 @@ def test_killed_runs_go_on_to_the_same_losses(words, tmp_path):
     kill_when(start(again), lambda: (output / "metrics.jsonl").exists() and 6 in losses(output))
     assert [p.name for p in whole_checkpoints(saved)] == ["checkpoint-4"]
     kill_when(start(again), lambda: (saved / "checkpoint-12").exists())
-    # What was cut off while it was written does not count; what is whole does.
-    assert [p.name for p in whole_checkpoints(saved)][0] in ("checkpoint-4", "checkpoint-8")
+    # What was cut off while it was written does not count; what was complete before it does.
+    assert [p.name for p in whole_checkpoints(saved)][-1] == "checkpoint-8"
     printed = finish(start(again))
     assert "resuming from" in printed
     # Up to the order of float sums, which the place of a tensor in memory can change.
@@ -76,33 +76,6 @@ def test_killed_runs_go_on_to_the_same_losses(words, tmp_path):
     ends = [AudioEncoder.from_pretrained(tmp_path / name / "encoder").state_dict() for name in ("whole", "killed")]
     for name, weight in ends[0].items():
         torch.testing.assert_close(weight, ends[1][name], atol=2e-3, rtol=0, msg=name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("chunk", ["0", "1"])
-def test_two_processes_train_as_one(words, tmp_path, chunk):
-    """Gathered negatives: two processes of two clips are one process of four, with chunks inside of DDP too."""
-    more = {
-        "trainer.max_steps": "4",
-        "trainer.logging_steps": "1",
-        "data.random_crop": "false",
-        "data.gain_db": "0",
-        "data.time_masks": "0",
-        "data.freq_masks": "0",
-        "trainer.learning_rate": "1e-2",
-    }
-    finish(start(words(tmp_path / "one", **more)))
-    split = {"trainer.per_device_train_batch_size": "2", "run.chunk_size": chunk}
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    finish(start(words(tmp_path / "two", **more, **split), *launcher))
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert one == pytest.approx(two, rel=1e-2)  # dropout draws other numbers
-    figures = []
-    for name in ("one", "two"):
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        figures.append(next(line for line in lines if "final_loss" in line))
-    for name in ("final_clips", "final_cosine", "final_norm_ratio"):
-        assert figures[0][name] == pytest.approx(figures[1][name], rel=1e-2)
 
 
 @pytest.mark.slow

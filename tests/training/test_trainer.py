@@ -175,7 +175,7 @@ def test_compiled_training_gives_the_same_losses(flags, tmp_path):
     assert runs[0] == pytest.approx(runs[1], rel=0.02)
 
 
-@pytest.mark.parametrize("preset", ["default", "kardsim"])
+@pytest.mark.parametrize("preset", ["default", pytest.param("kardsim", marks=pytest.mark.slow)])
 def test_checkpointed_activations_give_the_same_losses(flags, tmp_path, preset):
     runs = []
     for kept in ("false", "true"):

@@ -1,4 +1,4 @@
-"""The exponential moving average of what a run learns, kept beside the weights and in its checkpoints."""
+"""The exponential moving average of the trainable weights, kept beside them and in the checkpoints."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class WeightAverage:
         self._model = EMAModel(self._named.values(), decay=decay, foreach=True)
 
     def update(self) -> None:
-        """Take in the weights of this step."""
+        """Add the weights of this step."""
         self._model.step(self._named.values())
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the module has the average as its weights."""
+        """Give the module the average as its weights inside the context."""
         self._model.store(self._named.values())
         self.apply()
         try:
@@ -52,15 +52,15 @@ class WeightAverage:
         self._model.copy_to(self._named.values())
 
     def state(self) -> dict[str, Any]:
-        """For `load_state`: the average and how many steps went into it."""
+        """Return the average and the number of its steps, for `load_state`."""
         tensors = dict(zip(self._named, self._model.shadow_params, strict=True))
         return {"step": self._model.optimization_step, "average": tensors}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on with what `state` gave.
+        """Resume from what `state` returned.
 
         Raises:
-            ValueError: it is the average of other weights.
+            ValueError: The average is of other weights.
         """
         if state["average"].keys() != self._named.keys():
             raise ValueError("this is the average of other weights")
@@ -78,7 +78,7 @@ class WeightAverage:
         """Read the average of a checkpoint.
 
         Raises:
-            ValueError: the checkpoint has none, or one of other weights.
+            ValueError: The checkpoint has no average, or one of other weights.
         """
         file = Path(folder) / FILE
         if not file.is_file():

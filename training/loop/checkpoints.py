@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole: a run that is killed while it saves leaves a part of one."""
+"""Complete checkpoints of a run: a run that is killed while it saves leaves an incomplete one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MARK = "whole"
 
 
 def mark_whole(folder: str | os.PathLike[str]) -> None:
-    """Say that nothing is missing in a checkpoint; its files are flushed to the disk before.
+    """Mark a checkpoint as complete, after its files are flushed to the disk.
 
     Raises:
-        OSError: it cannot be written, because the disk is full, say.
+        OSError: The mark cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
     for path in folder.rglob("*"):
@@ -32,19 +32,19 @@ def mark_whole(folder: str | os.PathLike[str]) -> None:
 
 
 def whole_checkpoints(output: str | os.PathLike[str]) -> list[Path]:
-    """The whole checkpoints in a run's folder, by their steps."""
+    """Return the complete checkpoints in a run's folder, sorted by step."""
     return [path for path in _checkpoints(output) if (path / MARK).is_file()]
 
 
 def has_ended(checkpoint: str | os.PathLike[str]) -> bool:
-    """Whether the training that wrote a whole checkpoint had come to its last step, or had stopped by itself."""
+    """Tell whether the training that wrote a complete checkpoint had reached its last step or stopped early."""
     state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     return state["global_step"] >= state["max_steps"] > 0 or bool(control.get("should_training_stop"))
 
 
 def remove_broken(output: str | os.PathLike[str]) -> list[Path]:
-    """Remove what is left of checkpoints that were being written when the run was killed; returns their folders."""
+    """Remove incomplete checkpoints of a run that was killed; return their folders."""
     broken = [path for path in _checkpoints(output) if not (path / MARK).is_file()]
     for path in broken:
         shutil.rmtree(path)
@@ -52,9 +52,9 @@ def remove_broken(output: str | os.PathLike[str]) -> list[Path]:
 
 
 def rotate(output: str | os.PathLike[str], limit: int | None, *, best: int | None) -> None:
-    """Remove the oldest whole checkpoints beyond `limit` (None or 0 = keep all), never the last one or the best.
+    """Remove the oldest complete checkpoints beyond `limit` (None or 0 = keep all), never the last one or the best.
 
-    The mark goes first: a checkpoint that is half removed when the run is killed does not count as whole.
+    The mark goes first: a checkpoint that is half removed when the run is killed does not count as complete.
     """
     found = whole_checkpoints(output)
     spared = {len(found) - 1} | {i for i, path in enumerate(found) if _step(path) == best}

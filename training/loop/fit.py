@@ -42,8 +42,8 @@ _DEFAULTS = {
     "hub_strategy": "end",
 }
 _FREE = ("run.chunk_size", "run.bank_bytes", "trainer.per_device_eval_batch_size")
-"""Settings that a run may be gone on with otherwise: what fits in memory changes with the number of processes."""
-# FSDP2, each layer by itself, each process its own part of a checkpoint: any number of processes goes on with it.
+"""Settings that may differ when a run resumes: what fits in memory changes with the number of processes."""
+# FSDP2, each layer by itself, each process its own part of a checkpoint, from which any number of processes resumes.
 _SHARDED = {
     "version": 2,
     "transformer_layer_cls_to_wrap": ["Wav2Vec2BertEncoderLayer"],
@@ -55,8 +55,8 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
     """Train an encoder, or resume the same run from its last complete checkpoint.
 
     Args:
-        config: all settings.
-        on_caption: called as on_caption(done, missing) while captions are encoded.
+        config: All settings.
+        on_caption: Called as on_caption(done, missing) while captions are encoded.
 
     Returns:
         The trainer, after training. The output folder holds `settings.yaml`, `checkpoints/`, `metrics.jsonl`,
@@ -64,8 +64,9 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
         `encoder.safetensors`.
 
     Raises:
-        ValueError, FileNotFoundError: settings, data, teacher or output folder that cannot be: before the first step.
-            ValueError: too many bad clips, or a loss that is not finite: the last good checkpoint stays.
+        FileNotFoundError: Missing data, teacher or encoder, before the first step.
+        ValueError: Impossible settings, data, teacher or output folder, before the first step; or too many skipped
+            clips or a loss that is not finite, and the last good checkpoint stays.
     """
     run = config.run
     run.require("data", "teacher", "output")
@@ -141,10 +142,10 @@ def fit(config: FitConfig, *, on_caption: OnStep | None = None) -> AlignmentTrai
 
 
 def finished_run(config: FitConfig) -> Path | None:
-    """The encoder's file of a run that has ended; None where there is something left to train.
+    """Return the encoder's file of a run that has ended; None where there is something left to train.
 
     Raises:
-        ValueError: the output folder holds a run of other settings.
+        ValueError: The output folder holds a run of other settings.
     """
     config.run.require("output")
     file = Path(config.run.output) / "encoder.safetensors"
@@ -190,10 +191,10 @@ def finish(trainer: AlignmentTrainer, config: FitConfig, *, lora: Any = None) ->
 
 
 def training_arguments(config: FitConfig) -> TrainingArguments:
-    """Trainer's settings of a run.
+    """Return Trainer's settings of a run.
 
     Raises:
-        ValueError: values that Trainer refuses, or that a run of ours cannot have.
+        ValueError: Values that Trainer or a run of ours refuses.
     """
     given = config.trainer
     if given.get("save_only_model"):
@@ -225,10 +226,10 @@ def training_arguments(config: FitConfig) -> TrainingArguments:
 
 
 def _last_checkpoint(arguments: TrainingArguments) -> Path | None:
-    """The last whole checkpoint by the main process, from which all processes resume.
+    """Return the last complete checkpoint that the main process sees, from which all processes resume.
 
     Raises:
-        ValueError: this process, on another machine, does not see it.
+        ValueError: This process, on another machine, does not see it.
     """
     whole = whole_checkpoints(str(arguments.output_dir))
     chosen = [str(whole[-1]) if whole else None]
@@ -240,15 +241,14 @@ def _last_checkpoint(arguments: TrainingArguments) -> Path | None:
 
 
 def _shared_batch(config: FitConfig) -> dict[str, int]:
-    """A step's clips by process, of however many there are now."""
+    """Divide the clips of a step among the present number of processes."""
     size = config.run.batch_size
     if not size:
         return {}
     parts = int(os.environ.get("WORLD_SIZE", 1)) * int(config.trainer.get("gradient_accumulation_steps", 1))
     if size % parts:
         raise ValueError(
-            f"run.batch_size is {size}, which cannot be shared out in {parts} (processes times "
-            "gradient_accumulation_steps): choose numbers that divide it"
+            f"run.batch_size is {size}, which is not divisible by {parts} (processes times gradient_accumulation_steps)"
         )
     return {"per_device_train_batch_size": size // parts}
 
@@ -269,7 +269,7 @@ def open_data(config: FitConfig) -> tuple[Source, Source]:
 
 
 def captions_folder(config: FitConfig) -> Path:
-    """Where the teacher's captions are cached: as set, beside prepared data, or in the run's folder."""
+    """Return the folder of the teacher's cached captions: as set, beside prepared data, or in the run's folder."""
     run = config.run
     prepared = Path(run.data) / "captions"
     if run.captions:
