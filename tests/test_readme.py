@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from tests.helpers.pages import ROOT, commands, parse, read_blocks
 
@@ -43,7 +44,8 @@ def test_the_first_picture(here):
     line = line.split(" && ")[1]  # pip is left to .ci/run
     done = subprocess.run(["sh", "-e", "-c", line], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (folder / "out.png").exists() and "piano.flac: heard a " in done.stderr
+    assert done.stdout == "out.png\n" and Image.open(folder / "out.png").size == (128, 128)
+    assert "piano.flac: heard a piano " in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_the_python(tmp_path, monkeypatch, capsys):

@@ -49,16 +49,6 @@ def models(tiny_folders):
     return name
 
 
-def test_the_readmes_command_in_a_process_of_its_own(examples, tmp_path):
-    command = [sys.executable, "-m", "audio2img_core.cli", "generate", examples / "piano.flac", "-o", "out.png"]
-    environment = {**os.environ, "PYTHONPATH": str(examples.parent)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "out.png\n"
-    assert done.stderr.startswith("piano.flac: heard a piano ") and len(done.stderr.splitlines()) == 1
-    assert Image.open(tmp_path / "out.png").size == (128, 128)
-
-
 @pytest.mark.parametrize("target", ["sd15", "sd21", "sdxl"])
 def test_init_then_generate(run, examples, tmp_path, target):
     assert run("init", tmp_path / "m", "--target", target, "--size", "tiny")[0] == 0
