@@ -25,7 +25,7 @@ from .shards import TarSource, open_shards, peeked
 
 KINDS = (
     "a folder of sounds with same-named .txt files, or of tar shards; a .csv, .tsv, .jsonl or .parquet manifest; tar"
-    " shards (train-{000..012}.tar); all these by path or address (s3://, gs://, ...); a Hugging Face dataset by id or"
+    " shards (train-{000..012}.tar); all these by path or URL (s3://, gs://, ...); a Hugging Face dataset by id or"
     " folder; a preset (fsd50k, fsd50k-labels, audiocaps, clotho)"
 )
 _CAPTION_COLUMNS = ("caption", "captions")
