@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+from typing import Any
 
 MIN_RATE, MAX_RATE = 1_000, 1_536_000  # Hz; what a header says beyond them is damage, and costs gigabytes
 
@@ -18,7 +19,7 @@ class SettingError(ValueError):
 
 def check_setting(
     name: str,
-    value: object,
+    value: Any,
     *,
     least: float | None = None,
     above: float | None = None,
@@ -40,10 +41,8 @@ def check_setting(
     """
     low = above if least is None else least
     assert low is not None
-    kind = numbers.Integral if whole else numbers.Real
     if (
-        isinstance(value, kind)
-        and not isinstance(value, bool)
+        _is_number(value, numbers.Integral if whole else numbers.Real)
         and (low < value if least is None else low <= value)
         and (value <= most if most is not None else value < float("inf"))
     ):
@@ -53,6 +52,10 @@ def check_setting(
     else:
         allowed = f"above {low:g} and at most {most}" if least is None else f"between {low:g} and {most}"
     raise SettingError(name, f"must be {allowed}, not {value!r}")
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -92,7 +95,7 @@ def positive_int(value: int, what: str) -> int:
     return number
 
 
-def describe(value: object) -> str:
+def describe(value: Any) -> str:
     """dtype and shape of a tensor, the type's name of anything else."""
     # Not asked of torch: the command line's first answer must not wait for its import.
     return f"{value.dtype} {list(value.shape)}" if type(value).__name__ == "Tensor" else type(value).__name__

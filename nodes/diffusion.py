@@ -3,6 +3,7 @@
 Beside `host.py` the one file that touches `comfy`.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from typing import Any

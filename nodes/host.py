@@ -3,6 +3,7 @@
 The one file that touches `comfy` and `folder_paths`, but for what `diffusion.py` needs of `comfy`.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os
@@ -48,7 +49,7 @@ class ManagedEncoder:
 
     def ready(self) -> AudioEncoder:
         """The encoder, loaded to the device that the host has for it."""
-        if self.patcher is not None:
+        if self.patcher is not None and comfy is not None:
             # Layers of transformers are not cast one by one as ComfyUI's own: all of the model, or nothing.
             comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
         return self.encoder
@@ -65,7 +66,7 @@ class _Box(torch.nn.Module):
 def manage_encoder(name: str, encoder: AudioEncoder) -> ManagedEncoder:
     """Hand an encoder over to the host's model management."""
     if comfy is None:
-        return ManagedEncoder(name, encoder.to(_encoder_device()))
+        return ManagedEncoder(name, encoder.to(_encoder_device()))  # pyright: ignore[reportArgumentType]
     patcher = comfy.model_patcher.ModelPatcher(
         _Box(encoder),
         load_device=_encoder_device(),
@@ -74,7 +75,7 @@ def manage_encoder(name: str, encoder: AudioEncoder) -> ManagedEncoder:
     return ManagedEncoder(name, encoder, patcher)
 
 
-def encoder_dtype(name: str, encoder_name: str) -> torch.dtype:
+def encoder_dtype(name: str, encoder_name: str) -> torch.dtype | str:
     """A dtype by name; "auto" is what `devices.encoder_dtype` says for that encoder."""
     # Not ComfyUI's own text_encoder_dtype: it says float16 on a CPU, which is slow there and overflows.
     return devices.encoder_dtype(_encoder_device(), encoder_name, None if name == "auto" else name)

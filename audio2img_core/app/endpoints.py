@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import html
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -16,14 +16,15 @@ from ..conditioning.zero_shot import read_captions
 from ..generation.settings import GenerationSettings
 from .studio import Studio
 
-_F = TypeVar("_F", bound=Callable)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def _said(handler: _F) -> _F:
+def _said(handler: Callable[_P, _R]) -> Callable[_P, _R]:
     """The handler, its errors turned into the page's messages of one line."""
 
     @functools.wraps(handler)
-    def call(*arguments: Any, **options: Any) -> Any:
+    def call(*arguments: _P.args, **options: _P.kwargs) -> _R:
         try:
             return handler(*arguments, **options)
         except (ValueError, OSError) as error:
@@ -140,7 +141,11 @@ class Endpoints:
 
 def _bar(progress: gr.Progress, label: str, unit: str) -> Callable[[int, int], None]:
     """`on_step` that moves the page's progress bar."""
-    return lambda done, total: progress((done, total), desc=label, unit=unit)
+
+    def on_step(done: int, total: int) -> None:
+        progress((done, total), desc=label, unit=unit)
+
+    return on_step
 
 
 def _as_html(text: str) -> str:

@@ -1,5 +1,7 @@
 """How the page looks: colours, sliders, and the fonts of the visitor's machine: nothing is loaded from elsewhere."""
 
+# pyright: reportPrivateImportUsage=false
+# (Gradio exports its themes without saying so.)
 from __future__ import annotations
 
 from typing import Any
@@ -61,5 +63,6 @@ def slider(minimum: float, maximum: float, value: float, *, step: float, label: 
             raise gr.Error(f"{label} must be a number", print_exception=False) from None
 
     made = gr.Slider(minimum, maximum, value, step=step, precision=0 if step == 1 else None, label=label, scale=scale)
-    made.preprocess = number  # not a subclass: for each of them Gradio writes a file beside its source
+    # Not a subclass: for each of them Gradio writes a file beside its source.
+    made.preprocess = number  # pyright: ignore[reportAttributeAccessIssue]
     return made

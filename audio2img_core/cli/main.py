@@ -15,5 +15,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Sound as a prompt: draw what is heard.",
         (generate, film, hear, app, encode, info, convert, init),
         argv,
-        log=[__package__.split(".")[0]],
+        log=[__name__.split(".")[0]],
     )

@@ -35,7 +35,10 @@ def run_program(
     parser = _Parser(name, prog=name, description=description)
     parser.add_argument("--version", action="version", version=f"audio2img {__version__}")
     below = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=lambda **options: _Parser(name, **options)
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+        parser_class=lambda **options: _Parser(name, **options),  # pyright: ignore[reportArgumentType]
     )
     for module in commands:
         command = below.add_parser(

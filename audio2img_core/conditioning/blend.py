@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import lcm
 
 import torch
@@ -42,10 +43,10 @@ def blend(
     if {len(a.tokens), len(b.tokens)} - {1, rows}:
         raise ValueError(f"cannot blend batches of {len(a.tokens)} and {len(b.tokens)}: equal, or one of them 1")
     b = b.to(a.tokens.device, a.tokens.dtype)
-    interpolate = _slerp if mode == "spherical" else torch.lerp
+    interpolate: Callable[[Tensor, Tensor, float], Tensor] = _slerp if mode == "spherical" else torch.lerp
     pooled = None
     if a.pooled is not None and b.pooled is not None:
-        pooled = interpolate(*(p.expand(rows, -1) for p in (a.pooled, b.pooled)), weight)
+        pooled = interpolate(a.pooled.expand(rows, -1), b.pooled.expand(rows, -1), weight)
     if mode == "join":
         shares = min(1.0, 2 * (1 - weight)), min(1.0, 2 * weight)
         sides = [_faded(c.tokens, share, null) for c, share in zip((a, b), shares, strict=True) if share > 0]
@@ -53,8 +54,8 @@ def blend(
     length = lcm(a.tokens.shape[1], b.tokens.shape[1])
     if length > _MAX_REPEATS * max(a.tokens.shape[1], b.tokens.shape[1]):
         raise ValueError(f"cannot blend prompts of {a.tokens.shape[1]} and {b.tokens.shape[1]} tokens: fill both to 77")
-    tokens = [c.tokens.repeat(1, length // c.tokens.shape[1], 1).expand(rows, -1, -1) for c in (a, b)]
-    return Conditioning(interpolate(*tokens, weight), pooled)
+    left, right = (c.tokens.repeat(1, length // c.tokens.shape[1], 1).expand(rows, -1, -1) for c in (a, b))
+    return Conditioning(interpolate(left, right, weight), pooled)
 
 
 def _faded(tokens: Tensor, share: float, null: Conditioning | None) -> Tensor:

@@ -40,9 +40,10 @@ def blend_comfy(a: list[list[Any]], b: list[list[Any]], weight: float, *, mode: 
     from_comfy(a)  # an empty one is refused
     blended = []
     for tokens, extra in a:
-        sides = Conditioning(tokens, extra.get("pooled_output")), other
-        if any(side.pooled is None for side in sides) and target_of_width(tokens.shape[-1], pooled=True) is None:
-            sides = tuple(Conditioning(side.tokens) for side in sides)
-        mixed = blend(*sides, weight, mode=mode)
+        left, right = Conditioning(tokens, extra.get("pooled_output")), other
+        lacks_one = left.pooled is None or right.pooled is None
+        if lacks_one and target_of_width(tokens.shape[-1], pooled=True) is None:
+            left, right = Conditioning(left.tokens), Conditioning(right.tokens)
+        mixed = blend(left, right, weight, mode=mode)
         blended.append([mixed.tokens, extra if mixed.pooled is None else {**extra, "pooled_output": mixed.pooled}])
     return blended

@@ -93,6 +93,6 @@ def nearest_captions(scores: Tensor, captions: Sequence[str], *, top: int = 3) -
     """The best captions of each clip, best first; `scores` [clips, M] of `caption_scores`."""
     best = scores.topk(min(top, len(captions)), dim=1)
     return [
-        [Heard(captions[j], value) for value, j in zip(values, columns, strict=True)]
+        [Heard(captions[int(j)], value) for value, j in zip(values, columns, strict=True)]
         for values, columns in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]

@@ -1,5 +1,7 @@
 """Finding, loading and shaping a diffusers pipeline: folders, single files, hub ids, ControlNet, image-to-image."""
 
+# pyright: reportPrivateImportUsage=false
+# (diffusers exports its classes lazily.)
 from __future__ import annotations
 
 import contextlib
@@ -62,7 +64,7 @@ def load_diffusion(
     if net_source is None:
         return AutoPipelineForText2Image.from_pipe(diffusion)
     with _named(net_source):
-        net = ControlNetModel.from_pretrained(net_source, use_safetensors=True, **weights_in(dtype))
+        net: Any = ControlNetModel.from_pretrained(net_source, use_safetensors=True, **weights_in(dtype))
     if net.config.cross_attention_dim != diffusion.unet.config.cross_attention_dim:
         raise ValueError(
             f"{net_source}: this ControlNet takes tokens of width {net.config.cross_attention_dim}, but the diffusion "
@@ -139,7 +141,7 @@ def _load_text_encoders(source: str, dtype: torch.dtype) -> dict[str, Any]:
     import transformers
     from diffusers import DiffusionPipeline
 
-    index = DiffusionPipeline.load_config(source)
+    index: Any = DiffusionPipeline.load_config(source)
     found = {}
     for name, entry in index.items():
         if name.startswith("text_encoder") and isinstance(entry, (list, tuple)) and entry[0] == "transformers":

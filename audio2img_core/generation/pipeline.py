@@ -109,7 +109,7 @@ class AudioToImagePipeline:
 
     def to(self, device: torch.device | str) -> AudioToImagePipeline:
         """Move both models; returns self."""
-        self.encoder.to(device)
+        self.encoder.to(device)  # pyright: ignore[reportArgumentType]
         self.diffusion.to(device)
         return self
 
@@ -168,11 +168,13 @@ class AudioToImagePipeline:
         on_step: Callable[[int, int], None] | None = None,
     ) -> AudioEmbeddings:
         """What the encoder hears in one or more sounds; see `__call__` for what a sound can be."""
-        several = isinstance(sounds, Sequence) and not isinstance(sounds, (str, tuple))
+        each: list[Any] = [sounds]
+        if isinstance(sounds, Sequence) and not isinstance(sounds, (str, tuple)):
+            each = list(sounds)
         excerpt = Excerpt(start, duration)
         clips: list[Tensor] = []
         names: list[str] = []
-        for sound in sounds if several else [sounds]:
+        for sound in each:
             clips += read_clips(sound, excerpt)
             named = isinstance(sound, (str, os.PathLike))
             names += [str(sound) if named else f"clip {number}" for number in range(len(names), len(clips))]
@@ -271,7 +273,8 @@ def _sized(image: Any, size: tuple[int, int] | None) -> Any:
     image = image.convert("RGB")
     if size is None:
         # The autoencoder works in blocks of 8 pixels.
-        size = tuple(max(8, side - side % 8) for side in image.size)
+        width, height = (max(8, side - side % 8) for side in image.size)
+        size = width, height
     return image if image.size == size else image.resize(size)
 
 

@@ -96,7 +96,7 @@ def write_film(
         if count == 0:
             raise ValueError("a film needs at least one picture")
         container.mux(picture.encode(None))
-        if sound is not None:
+        if sound is not None and waveform is not None:
             samples = waveform[:2].detach().cpu().float().clamp(-1, 1).numpy()
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=sound.layout.name)
             frame.sample_rate = sample_rate
