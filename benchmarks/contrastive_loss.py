@@ -1,4 +1,4 @@
-"""Time and memory of the sequence-level contrastive loss: the seed project's code against `training.loss.contrastive`.
+"""Time and memory of the sequence-level contrastive loss, of the original project and of `training.loss.contrastive`.
 
     python benchmarks/contrastive_loss.py
 
@@ -24,11 +24,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.paired import cpu_name  # noqa: E402
 
 TEMPERATURE = 0.15
-LARGE = 1024  # clips: of the first project's loss, which grows with the square, no machine has the memory
+LARGE = 1024  # clips: of the original project's loss, which grows with the square, no machine has the memory
 
 
 def seed_loss(audio, text):
-    """The seed project's: a tensor of all pairs, positions and channels."""
+    """The original project's: a tensor of all pairs, positions and channels."""
     import torch
     import torch.nn.functional as F
 

@@ -1,6 +1,6 @@
-"""One training step at full size against the first project's recipe: `python benchmarks/train_step.py`.
+"""One training step at full size against the original project's recipe: `python benchmarks/train_step.py`.
 
-Both train the same random weights of the published size on 8 clips of 3.75 s with the first project's loss, gradient
+Both train the same random weights of the published size on 8 clips of 3.75 s with the original project's loss, gradient
 checkpointing and AdamW, from features to updated weights. Theirs is what its notebook does, with transformers'
 `Trainer` taken off: the plain `Wav2Vec2BertModel`, under float16 autocast with a scaled loss on a GPU and in float32 on
 a CPU. Ours is preset `kardsim` as `audio2img-train fit --trainer.bf16 true` runs it: `AudioEncoder` under bfloat16

@@ -1,4 +1,4 @@
-"""Losses against their closed forms, the seed's formula and finite differences."""
+"""Losses against their closed forms, the original project's formula and finite differences."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def tokens(rows: int = B, *, dtype: torch.dtype = torch.float32) -> torch.Tensor
     return torch.randn(rows, T, D, dtype=dtype)
 
 
-def seed_loss(audio: torch.Tensor, text: torch.Tensor, temperature: float = 0.15) -> torch.Tensor:
-    """The seed project's, written out as it stands there."""
+def kardsim_loss(audio: torch.Tensor, text: torch.Tensor, temperature: float = 0.15) -> torch.Tensor:
+    """The original project's, written out as it stands there."""
     cos = torch.cosine_similarity(audio.unsqueeze(1), text.unsqueeze(0), dim=-1) / temperature
     labels = torch.arange(len(audio))[:, None].repeat(1, audio.shape[1])
     return F.cross_entropy(cos, labels)
@@ -51,11 +51,11 @@ def test_sequence_contrastive_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(8, 47, 64), (1, 3, 4), (16, 1, 32)])
-def test_sequence_contrastive_is_the_seeds(shape):
+def test_sequence_contrastive_is_the_original_projects(shape):
     audio, text = torch.randn(shape, requires_grad=True), 3 * torch.randn(shape)
-    ours, seeds = sequence_contrastive(audio, text), seed_loss(audio, text)
-    assert ours.item() == pytest.approx(seeds.item(), abs=1e-5)
-    gradients = [torch.autograd.grad(loss, audio)[0] for loss in (ours, seeds)]
+    ours, original = sequence_contrastive(audio, text), kardsim_loss(audio, text)
+    assert ours.item() == pytest.approx(original.item(), abs=1e-5)
+    gradients = [torch.autograd.grad(loss, audio)[0] for loss in (ours, original)]
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
@@ -69,7 +69,7 @@ def test_sequence_contrastive_of_a_zero_token_is_finite():
 
 def test_symmetric_is_the_mean_of_both_directions():
     audio, text = tokens(), tokens()
-    expected = (seed_loss(audio, text) + seed_loss(text, audio)) / 2
+    expected = (kardsim_loss(audio, text) + kardsim_loss(text, audio)) / 2
     assert sequence_contrastive(audio, text, symmetric=True).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_bank_has_no_gradient_and_may_be_half_or_empty():
 
 
 def test_repeated_captions_leave_the_softmax():
-    """Clips 0 and 2 share a caption: each row's loss is the seed's without its twin's column."""
+    """Clips 0 and 2 share a caption: each row's loss is the original's without its twin's column."""
     audio, text = tokens(), tokens()
     text[2] = text[0]
     ids = torch.tensor([4, 1, 4, 2, 3])
@@ -373,8 +373,8 @@ def test_no_tensor_of_all_pairs_and_channels():
     text, bank = torch.randn(batch, positions, width), torch.randn(rows, positions, width)
     pairs = batch * batch * positions * width
     with LargestTensor() as largest:
-        seed_loss(audio, text).backward()
-    assert largest.elements >= pairs  # the seed's does make one: the counter works
+        kardsim_loss(audio, text).backward()
+    assert largest.elements >= pairs  # the original's does make one: the counter works
     with LargestTensor() as largest:
         options = {"caption_ids": torch.arange(batch), "bank": bank, "bank_ids": torch.arange(rows)}
         sequence_contrastive(audio, text, symmetric=True, **options).backward()
@@ -429,10 +429,10 @@ def test_a_shared_log_scale_is_learned_by_its_owner():
 # AlignmentLoss
 
 
-def test_default_config_is_the_seeds_loss():
+def test_default_config_is_the_original_projects_loss():
     audio, text = tokens(), tokens()
     out = AlignmentLoss(LossConfig())(audio, text)
-    assert out["loss"].item() == pytest.approx(seed_loss(audio, text).item(), abs=1e-5)
+    assert out["loss"].item() == pytest.approx(kardsim_loss(audio, text).item(), abs=1e-5)
     assert set(out) == {"loss", "sequence", "temperature"}
     assert not list(AlignmentLoss(LossConfig()).parameters())
 
@@ -444,7 +444,7 @@ def test_parts_add_up_with_their_weights():
     assert out["loss"].item() == pytest.approx(sum(w * out[name].item() for name, w in weights.items()), rel=1e-6)
     pooled = audio.mean(1), text.mean(1)
     alone = {
-        "sequence": seed_loss(audio, text, 0.2),
+        "sequence": kardsim_loss(audio, text, 0.2),
         "pooled": pooled_contrastive(*pooled, temperature=0.2, symmetric=False),
         "siglip": siglip(*pooled, logit_scale=5.0, logit_bias=-10.0),
         "regression": token_regression(audio, text),

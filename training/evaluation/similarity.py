@@ -17,7 +17,7 @@ Positives = Sequence[Sequence[int]]
 
 
 def kardsim_metrics(audio: Tensor, text: Tensor) -> dict[str, float]:
-    """The three of the seed project (kardSIM/audio2img, train_me.ipynb, `compute_metrics`), as it computes them.
+    """Compute the three metrics of the original project (kardSIM/audio2img, train_me.ipynb, `compute_metrics`).
 
     Args:
         audio, text: [..., D] float, pair by pair.

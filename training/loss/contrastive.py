@@ -41,7 +41,7 @@ def sequence_contrastive(
 
         -log(exp(s[t, i, i]) / sum_j exp(s[t, i, j]))
 
-    which is the seed project's loss, `cross_entropy(cosine_similarity(audio[:, None], text[None], dim=-1) /
+    which is the original project's loss, `cross_entropy(cosine_similarity(audio[:, None], text[None], dim=-1) /
     temperature, labels)`. There the cosines make a tensor [B, B, T, D]; here they are one batched product [T, B, B].
 
     Args:
@@ -52,7 +52,7 @@ def sequence_contrastive(
         bank: [M, T, D] further captions, as more negatives of every clip; no gradient. It may be of any float type and
             on another device: it is read in chunks, whose scores are computed again in the backward pass.
         caption_ids: [B] integers that are equal where the captions are: a repeated caption is then no negative. Or
-            [B, K]: of a clip's own caption, and behind it of further ones that are right for its sound, which are no
+            [B, K]: of a clip's own caption, and behind it of further ones that are correct for its audio, which are no
             negatives either; a number that no caption has fills up.
         bank_ids: [M] the same for the bank, which may so hold the batch's own captions too.
         bank_join: the bank is split, and each process has its own part of it and the same batch: what joins [1, ...] of
@@ -138,7 +138,7 @@ def siglip(
         text: [B, P].
         logit_scale: factor of the cosines, above 0; not its logarithm.
         logit_bias: added to them.
-        caption_ids: [B] or [B, K] as in `sequence_contrastive`; z is 1 where a caption is right for the sound.
+        caption_ids: [B] or [B, K] as in `sequence_contrastive`; z is 1 where a caption is correct for the audio.
 
     Raises:
         ValueError: shapes that do not fit.

@@ -1,4 +1,4 @@
-"""An on-disk cache of what the teacher says of every caption."""
+"""An on-disk cache of the teacher's embeddings of captions."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class CaptionCache:
         return self._rows[caption]
 
     def add(self, captions: Iterable[str], *, batch_size: int = 64, on_step: OnStep | None = None) -> int:
-        """Encode the captions that are missing; a killed call goes on where its last whole shard ended.
+        """Encode the captions that are missing; after a kill, resume behind the last complete shard.
 
         Args:
             captions: any number, repeated ones too.
@@ -180,7 +180,7 @@ class CaptionCache:
     def _take(self, name: str, rows: Sequence[int] | Tensor) -> Tensor:
         index = np.asarray(rows.cpu() if isinstance(rows, Tensor) else list(rows), dtype=np.int64).reshape(-1)
         if len(index) and (index.min() < 0 or index.max() >= len(self)):
-            raise IndexError(f"rows {index.min()} to {index.max()} are asked of a cache of {len(self)} captions")
+            raise IndexError(f"rows {index.min()} to {index.max()} are not all in a cache of {len(self)} captions")
         shards = np.searchsorted(self._firsts, index, side="right") - 1
         like = self._shard(0)[name]
         taken = np.empty((len(index), *like.shape[1:]), like.dtype)
@@ -245,7 +245,7 @@ def _check_space(folder: Path, needed: int, captions: int) -> None:
 
 @contextlib.contextmanager
 def _one_writer(folder: Path) -> Iterator[None]:
-    """Waits until no other process writes; the lock dies with its process. Without it where there are none."""
+    """Wait until no other process writes; the lock ends with its process. Platforms without locks have none."""
     try:
         import fcntl
     except ImportError:

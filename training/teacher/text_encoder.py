@@ -76,7 +76,7 @@ class Teacher:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Teacher:
-        """Load tokenizers and text encoders, and nothing else, of a diffusion model.
+        """Load the tokenizers and text encoders of a diffusion model, and nothing else.
 
         Args:
             name_or_path: "mini", a diffusers folder or a hub id.
@@ -85,8 +85,9 @@ class Teacher:
             dtype: of the weights.
 
         Raises:
-            FileNotFoundError: nothing there. ValueError: the text encoders do not fit the target (known before their
-                weights are read), weights are missing or no safetensors.
+            FileNotFoundError: No such folder or model.
+            ValueError: The text encoders do not fit the target (known before their weights are read), or weights are
+                missing or not safetensors.
         """
         wanted, device = get_target(target), resolve_device(device)
         if name_or_path == mini.NAME:
@@ -129,10 +130,10 @@ class Teacher:
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str], *, batch_size: int = 64, on_step: OnStep | None = None) -> TeacherOutput:
-        """The prompt embeddings that the target's diffusers pipeline makes of the captions.
+        """Encode captions as the target's diffusers pipeline does.
 
         Args:
-            captions: B texts; longer ones than 77 tokens are cut, the last token then being EOS.
+            captions: B texts. Those longer than 77 tokens are cut, and the last token is then EOS.
             batch_size: captions encoded at once.
             on_step: called as on_step(captions done, captions in all) after each batch.
 
@@ -162,7 +163,7 @@ class Teacher:
 
     @cached_property
     def null(self) -> TeacherOutput:
-        """The empty prompt: tokens [1, 77, D], pooled [1, P] or None, mask [1, 77]."""
+        """The unconditional prompt: tokens [1, 77, D], pooled [1, P] or None, mask [1, 77]."""
         return self.encode([""])
 
     @cached_property
@@ -234,9 +235,7 @@ def _local_folder(name_or_path: str | os.PathLike[str], patterns: list[str]) -> 
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{name}: no such folder, and not to be had from the hub: {first_line(error)}"
-        ) from error
+        raise FileNotFoundError(f"{name}: no such folder, and not found on the hub: {first_line(error)}") from error
 
 
 def _load_encoder(kind: type, folder: Path, dtype: torch.dtype) -> Any:
