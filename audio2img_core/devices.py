@@ -26,12 +26,12 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
         return torch.device(here[0])
     try:
         resolved = torch.device(device)
+        for known in map(torch.device, here):
+            # A kind of which there is one may have its number: distributed runs say "cpu:0".
+            if resolved.type == known.type and resolved.index in (None, known.index or 0):
+                return resolved if known.index is not None else known
     except RuntimeError:
-        resolved = None
-    for known in map(torch.device, here if resolved is not None else ()):
-        # A kind of which there is one may have its number: distributed runs say "cpu:0".
-        if resolved.type == known.type and resolved.index in (None, known.index or 0):
-            return resolved if known.index is not None else known
+        pass
     raise ValueError(f"no device {str(device)!r} on this machine: choose one of {', '.join(here)}")
 
 
@@ -42,7 +42,7 @@ def resolve_dtype(dtype: torch.dtype | str, device: torch.device | None = None) 
         ValueError: unknown name, or float16 on a CPU, where it is slow and overflows.
     """
     resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if resolved not in DTYPES.values():
+    if resolved is None or resolved not in DTYPES.values():
         raise ValueError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if resolved == torch.float16 and device is not None and device.type == "cpu":
         raise ValueError("float16 is for GPUs: choose float32 or bfloat16 on a CPU")

@@ -62,12 +62,10 @@ def make_diffusion(target: str, *, size: str = "tiny", seed: int = 0) -> Any:
     Raises:
         ValueError: unknown target or size.
     """
-    from diffusers import (
-        AutoencoderKL,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
     _check_size(size)
     get_target(target)
@@ -85,7 +83,8 @@ def make_diffusion(target: str, *, size: str = "tiny", seed: int = 0) -> Any:
     }
     if target == "sdxl":
         return StableDiffusionXLPipeline(**parts, text_encoder_2=encoders[1], tokenizer_2=tokenizer)
-    return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(**parts)
 
 
 def make_pair(target: str, *, size: str = "tiny", seed: int = 0) -> tuple[AudioEncoder, Any]:
@@ -192,7 +191,9 @@ def _vae_config(target: str, size: str) -> dict[str, Any]:
 
 
 def _scheduler(target: str) -> Any:
-    from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
     common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
     if target == "sdxl":

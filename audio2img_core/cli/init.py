@@ -56,6 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
         encoder = make_encoder(arguments.target, head=arguments.head, **options)
         if null is not None:
             encoder.set_teacher(null.tokens[0], null_pooled=None if null.pooled is None else null.pooled[0])
-        save_folder(encoder.to(dtype), output / "encoder")
+        save_folder(encoder.to(dtype), output / "encoder")  # pyright: ignore[reportArgumentType]
         print(output / "encoder")
     return 0

@@ -10,6 +10,8 @@ norm hands on float32. Sums of 16 and 32 bits are float32 by torch's own rules. 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,7 +56,8 @@ def adapt(backbone: Wav2Vec2BertModel) -> Wav2Vec2BertModel:
     use_fast_attention(backbone)
     backbone.feature_projection.__class__ = WideFeatureProjection
     backbone.feature_projection.layer_norm.__class__ = WideLayerNorm
-    for layer in backbone.encoder.layers:
+    layers: Any = backbone.encoder.layers
+    for layer in layers:
         conv = layer.conv_module
         norms = (layer.ffn1_layer_norm, layer.self_attn_layer_norm, layer.ffn2_layer_norm)
         for norm in (*norms, conv.layer_norm, conv.depthwise_layer_norm):

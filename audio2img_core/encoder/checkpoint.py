@@ -153,7 +153,7 @@ def _filled(encoder: Encoder, weights: dict[str, torch.Tensor], source: str) -> 
     return encoder.eval()
 
 
-def quantize(encoder: AudioEncoder) -> AudioEncoder:
+def quantize(encoder: Encoder) -> Encoder:
     """Round the weights of the backbone's linear layers to 8 bits, each row by its own scale; the encoder, changed.
 
     They are multiplied in the encoder's dtype. Such an encoder is for use, not for training or saving.

@@ -32,7 +32,7 @@ class AudioEncoderConfig(PretrainedConfig):
     """
 
     model_type = "audio2img_encoder"
-    sub_configs = {"backbone": Wav2Vec2BertConfig}
+    sub_configs = {"backbone": Wav2Vec2BertConfig}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     has_no_defaults_at_init = False
 
     def __init__(

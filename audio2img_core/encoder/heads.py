@@ -102,7 +102,7 @@ class QueryHead(nn.Module):
         """
         self.token_bias.copy_(mean_tokens)
         self.out.weight.mul_(_START)
-        if mean_pooled is not None:
+        if mean_pooled is not None and self.pooler is not None:
             self.pooler.bias.copy_(mean_pooled)
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

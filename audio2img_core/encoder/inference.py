@@ -16,7 +16,7 @@ from .embeddings import AudioEmbeddings
 from .windows import Window, WindowConfig, plan_windows, window_features
 
 if TYPE_CHECKING:
-    from .model import AudioEncoder, AudioEncoderOutput
+    from .model import AudioEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def encode_windows(
         while waiting := [*waiting, *itertools.islice(windows, max(batch_size - len(waiting), 0))]:
             batch = waiting[:batch_size]
             try:
-                output = _encode_batch(encoder, [mel for _, mel in batch], config)
+                encoded, pool = _encode_batch(encoder, [mel for _, mel in batch], config)
             except torch.cuda.OutOfMemoryError:
                 if batch_size == 1:
                     raise
@@ -65,9 +65,9 @@ def encode_windows(
                 continue
             waiting = waiting[batch_size:]
             # Copies: what a compiled encoder returns, its next run may overwrite.
-            tokens.append(output.tokens.to(torch.float32, copy=True))
-            if output.pooled is not None:
-                pooled.append(output.pooled.to(torch.float32, copy=True))
+            tokens.append(encoded.to(torch.float32, copy=True))
+            if pool is not None:
+                pooled.append(pool.to(torch.float32, copy=True))
             for window, _ in batch:
                 plan.append(window)
                 if on_step is not None:
@@ -146,8 +146,9 @@ def _normalized(mels: list[Tensor]) -> Iterator[Tensor]:
         yield mels.pop()
 
 
-def _encode_batch(encoder: AudioEncoder, mels: list[Tensor], config: WindowConfig) -> AudioEncoderOutput:
+def _encode_batch(encoder: AudioEncoder, mels: list[Tensor], config: WindowConfig) -> tuple[Tensor, Tensor | None]:
     # The conv head gives its number of tokens for a full window only; the query head takes any masked length.
     size = None if encoder.config.head.kind == "query" and config.padding == "mask" else config.size_frames
     features, mask = window_features(mels, config, size=size)
-    return encoder(features, mask)
+    output = encoder(features, mask)
+    return output.tokens, output.pooled
