@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from packaging.version import Version
 
 from .mini import names as mini
 
@@ -90,6 +91,5 @@ def diffusion_dtype(device: torch.device, dtype: torch.dtype | str | None = None
 def weights_in(dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The keyword argument of diffusers' loaders for the dtype of the weights, whose name has changed in 0.40."""
     import diffusers
-    from packaging.version import Version
 
     return {"dtype" if Version(diffusers.__version__) >= Version("0.40.0") else "torch_dtype": dtype}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from .conditioning.text import null_conditioning_of
 from .encoder.config import AudioEncoderConfig
 from .encoder.model import AudioEncoder
 from .targets import PROMPT_TOKENS, get_target
@@ -89,8 +90,6 @@ def make_diffusion(target: str, *, size: str = "tiny", seed: int = 0) -> Any:
 
 def make_pair(target: str, *, size: str = "tiny", seed: int = 0) -> tuple[AudioEncoder, Any]:
     """An untrained encoder and diffusion pipeline that fit each other; the encoder carries its empty prompt."""
-    from .conditioning.text import null_conditioning_of
-
     encoder, diffusion = make_encoder(target, size=size, seed=seed), make_diffusion(target, size=size, seed=seed)
     null = null_conditioning_of(diffusion)
     encoder.set_teacher(null.tokens[0], null_pooled=None if null.pooled is None else null.pooled[0])

@@ -18,6 +18,7 @@ import torch
 from ..audio2img_core import devices
 from ..audio2img_core.conditioning.comfy import from_comfy
 from ..audio2img_core.conditioning.prompt import Conditioning
+from ..audio2img_core.conditioning.text import encode_texts
 from ..audio2img_core.encoder.embeddings import TokenSpace
 from ..audio2img_core.mini.names import NAME as MINI
 from ..audio2img_core.storage.files import AUDIO_SUFFIXES, walk_files
@@ -203,7 +204,6 @@ def encode_captions(target: str, captions: Sequence[str], clip: Any = None) -> t
     if clip is not None:
         return torch.cat([text_prompt(clip, caption).tokens for caption in captions])
     if target == MINI:
-        from ..audio2img_core.conditioning.text import encode_texts
         from ..audio2img_core.generation.loading import shared_mini_diffusion
 
         return encode_texts(shared_mini_diffusion(), captions)

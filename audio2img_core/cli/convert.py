@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..generation.families import takes_pooled, token_width
+from ..targets import check_fits
 from .common import quiet_libraries
 
 HELP = "Convert an encoder between folder and single .safetensors file; take in a plain Wav2Vec2-BERT folder."
@@ -31,9 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..conditioning.text import encode_text
     from ..encoder.checkpoint import save
     from ..encoder.model import AudioEncoder
-    from ..generation.families import takes_pooled, token_width
     from ..generation.loading import load_diffusion
-    from ..targets import check_fits
 
     encoder = AudioEncoder.from_pretrained(arguments.source, dtype=arguments.dtype or "auto")
     if arguments.diffusion:

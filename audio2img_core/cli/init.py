@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..storage.files import check_writable
+from ..storage.files import check_writable, whole_folder
 from ..targets import TARGETS
 from .common import quiet_libraries
 
@@ -40,7 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ..devices import DTYPES
     from ..encoder.checkpoint import save_folder
     from ..random_init import make_diffusion, make_encoder
-    from ..storage.files import whole_folder
 
     dtype = DTYPES[arguments.dtype]
     options = {"size": arguments.size, "seed": arguments.seed}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from ..checks import first_line
 from ..devices import weights_in
@@ -118,7 +118,6 @@ def as_image_to_image(diffusion: Any) -> Any:
 
 def _load_single_file(path: Path, dtype: torch.dtype) -> Any:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-    from safetensors import safe_open
 
     if path.suffix != ".safetensors":
         hint = (
