@@ -70,11 +70,20 @@ def encoder(tmp_path_factory):
     return encoder
 
 
+@pytest.fixture(scope="module")
+def forms(encoder, tmp_path_factory):
+    """The encoder saved in both of its forms."""
+    folder = tmp_path_factory.mktemp("forms")
+    for form in ("folder", "one.safetensors"):
+        save(encoder, folder / form)
+    return folder
+
+
 @pytest.fixture(params=["folder", "one.safetensors"])
-def copy(request, encoder, tmp_path):
+def copy(request, forms, tmp_path):
     """A checkpoint to be spoiled, in both of its forms."""
-    save(encoder, tmp_path / request.param)
-    return tmp_path / request.param
+    whole = forms / request.param
+    return Path((shutil.copytree if whole.is_dir() else shutil.copy)(whole, tmp_path / request.param))
 
 
 @pytest.fixture
