@@ -141,7 +141,7 @@ def _fill(tokens: Tensor, null: Tensor, prepend_bos: bool) -> Tensor:
 
 def _join_windows(tokens: Tensor, clips: tuple[int, ...], null: Tensor) -> Tensor:
     """[B, T, D] by window -> [clips, W * T, D]; clips with fewer windows are filled with empty prompts."""
-    parts = [[row for row, of in zip(tokens, clips, strict=True) if of == clip] for clip in range(max(clips) + 1)]
+    parts = [[row for row, of in zip(tokens, clips, strict=True) if of == clip] for clip in dict.fromkeys(clips)]
     longest = max(len(rows) for rows in parts)
     empty = null.repeat(tokens.shape[1] // len(null), 1)
     return torch.stack([torch.cat(rows + [empty] * (longest - len(rows))) for rows in parts])

@@ -73,6 +73,8 @@ def test_windows():
     torch.testing.assert_close(join.tokens[0], keep.tokens[:3].flatten(0, 1))
     torch.testing.assert_close(join.tokens[1, :77], keep.tokens[3])
     torch.testing.assert_close(join.tokens[1, 77:154], e.space.null_tokens)  # a shorter clip: empty prompts behind
+    last, _ = condition(e.rows(3, 4), windows="join")  # of the second clip alone
+    torch.testing.assert_close(last.tokens[0], keep.tokens[3])
 
 
 def test_a_target_with_pooled_takes_the_empty_one_where_the_encoder_gives_none():

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, Wav2Vec2BertModel
 
-from audio2img_core.encoder.checkpoint import load_strictly
+from audio2img_core.encoder.checkpoint import empty_encoder, load_strictly
 from audio2img_core.encoder.config import AudioEncoderConfig
 from audio2img_core.encoder.heads import QueryHead
 from audio2img_core.encoder.model import AudioEncoder, AudioEncoderOutput
@@ -188,8 +187,7 @@ def layered_optimizer(encoder: AudioEncoder, arguments: TrainingArguments, decay
 
 def finished_encoder(config: AudioEncoderConfig, weights: Mapping[str, Any]) -> AudioEncoder:
     """A plain `AudioEncoder` in evaluation mode, on the CPU, of a run's config and weights."""
-    with init_empty_weights(include_buffers=False):
-        encoder = AudioEncoder(config)
+    encoder = empty_encoder(config, AudioEncoder)
     shapes = {name: like.shape for name, like in encoder.state_dict().items()}  # `without_scalars` changes some
     weights = {name: w.detach().cpu().reshape(shapes.get(name, w.shape)) for name, w in weights.items()}
     encoder.load_state_dict(weights, strict=True, assign=True)
