@@ -106,7 +106,11 @@ def test_encode_with_a_node_killed_in_the_middle(cluster, nodes, clips, encoder,
     arguments = ["encode", str(clips(count)), "--encoder", encoder, "--shard-size", str(max(2, count // 80))]
     arguments += ["--dtype", "float32"]
     assert main([*arguments, "-o", str(there), "--engine", "ray"]) == 2
-    assert killed.is_set() and sum(node["Alive"] for node in ray.nodes()) == 3
+    assert killed.is_set()
+    end = time.monotonic() + 60  # the cluster may notice a little later
+    while sum(node["Alive"] for node in ray.nodes()) > 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert sum(node["Alive"] for node in ray.nodes()) == 3
     assert main([*arguments, "-o", str(here)]) == 2
 
     wanted, found = embeddings(here), embeddings(there)
