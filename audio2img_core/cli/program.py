@@ -63,18 +63,26 @@ def run_program(
         # The reader (`| head`) has gone; whatever is still buffered must not raise at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         if arguments.debug:
             raise
+        try:
+            return _reported(name, error, arguments)
+        except RuntimeError as cause:
+            # The signal of a dead data worker, which torch raises wherever the program stands, comes while its first
+            # consequence, such as a connection that was reset, is reported.
+            return _reported(name, cause, arguments)
+
+
+def _reported(name: str, error: Exception, arguments: argparse.Namespace) -> int:
+    """Print an error as one line; returns the exit code."""
+    if isinstance(error, (ValueError, OSError, ImportError)):
         print(f"{name}: error: {_explained(error, arguments)}", file=sys.stderr)
         return 2
-    except (MemoryError, RuntimeError) as error:
-        # Out of memory, of the machine or of the GPU, or a fault of ours: no user's mistake that we foresaw.
-        if arguments.debug:
-            raise
-        words = first_line(error) if str(error) else type(error).__name__
-        print(f"{name}: failed: {words} (--debug shows where)", file=sys.stderr)
-        return 1
+    # Out of memory, of the machine or of the GPU, or a fault of ours: no user's mistake that we foresaw.
+    words = first_line(error) if str(error) else type(error).__name__
+    print(f"{name}: failed: {words} (--debug shows where)", file=sys.stderr)
+    return 1
 
 
 def _explained(error: BaseException, arguments: argparse.Namespace) -> str:

@@ -373,6 +373,21 @@ def test_an_unforeseen_fault_is_one_line_too(run, examples, monkeypatch, tmp_pat
     assert code == 1 and "audio2img: failed: MemoryError (--debug shows where)" in err
 
 
+def test_a_fault_in_the_middle_of_a_report_is_reported(run, examples, monkeypatch):
+    """torch raises the death of a data worker wherever the program stands, while its consequences are reported too."""
+
+    class Interrupted(OSError):
+        def __str__(self) -> str:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    def fail(arguments):
+        raise Interrupted
+
+    monkeypatch.setattr("audio2img_core.cli.info.run", fail)
+    code, _, err = run("info", "mini")
+    assert code == 1 and "failed: DataLoader worker (pid 7) is killed" in err and "Traceback" not in err
+
+
 def test_silence_and_a_truncated_file_work_with_a_warning(run, tmp_path, models):
     write_audio(tmp_path / "silence.wav", torch.zeros(8000), 16000)
     write_audio(tmp_path / "cut.flac", noise(3.0), 16000)
