@@ -73,8 +73,17 @@ def train_classifier(
         right = (logits.argmax(1) == rows[chosen]).float().mean()
         return {"loss": error, "right": right.detach()}
 
-    rates = {"learning_rate": 2e-3, "ema_decay": 0.998, "weight_decay": 0.05}
-    return train("classifier", model, loss, folder, steps=steps, **rates, settings={"concepts": concepts})
+    return train(
+        "classifier",
+        model,
+        loss,
+        folder,
+        steps=steps,
+        learning_rate=2e-3,
+        ema_decay=0.998,
+        weight_decay=0.05,
+        settings={"concepts": concepts},
+    )
 
 
 def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:

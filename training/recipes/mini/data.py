@@ -118,7 +118,9 @@ def _once(output: Path, table: dict, name: str, what: object, job: Callable[[Sou
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.recipes.mini.data", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.recipes.mini.data", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for sounds, pictures and manifests")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "audio2img-mini", help="for packages")
     parser.add_argument("--phrases", type=int, default=40, help="of each instrument and soundfont (default 40)")

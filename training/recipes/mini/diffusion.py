@@ -67,7 +67,8 @@ class Library:
     def _one(self, shown: list[int], style: int) -> Tensor:
         if len(shown) == 1:
             return self.single[shown[0], style]
-        key = (*shown, style)
+        left, right = shown
+        key = (left, right, style)
         if key not in self.pairs:
             halves = [self.pictures[concept, style][None] for concept in shown]
             self.pairs[key] = encode_pictures(self.autoencoder, side_by_side(*halves))[0].half()
@@ -95,7 +96,7 @@ def train_unet(
         draw: (generator, count) -> what is said in a batch; None = `captions.draw`.
         start: a UNet to go on with; None = a new one.
     """
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers import DDPMScheduler, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**CONFIG) if start is None else copy.deepcopy(start)
@@ -106,7 +107,7 @@ def train_unet(
         clean = library.latents(said)
         empty = torch.rand(batch_size, generator=generator) < _EMPTY_SHARE
         tokens = prompts(
-            [("", *rest) if e else (text, *rest) for e, (text, *rest) in zip(empty, said, strict=True)], generator
+            [("" if e else text, shown, style) for e, (text, shown, style) in zip(empty, said, strict=True)], generator
         )
         noise = torch.randn(clean.shape, generator=generator)
         # One draw from each of as many equal parts of the schedule: less noise in the loss than from free draws.

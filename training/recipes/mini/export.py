@@ -19,17 +19,18 @@ LICENCE = "GPL-3.0-or-later"
 
 def make_pipeline(autoencoder: Any, teacher: tuple[Any, Any], unet: Any) -> Any:
     """A stock `StableDiffusionPipeline` of the parts, with DPM-Solver++ for its few steps."""
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
 
     tokenizer, text = teacher
+    scheduler = DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="trailing")
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="trailing"),
-        safety_checker=None,
-        feature_extractor=None,
+        scheduler=scheduler,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )
 
@@ -46,7 +47,7 @@ def export(pipeline: Any, encoder: AudioEncoder, captions: list[str], credits: s
     encoder.config.backbone._name_or_path = ""  # paths of the machine that trained it are nobody's business
     encoder.config.training |= {"backbone": "", "data": "", "teacher": "mini", "licence": LICENCE}
     with whole_folder(folder / "encoder", replace=True) as partial:
-        encoder.to(torch.float16).save_pretrained(partial)
+        encoder.half().save_pretrained(partial)
     (folder / "captions.json").write_text(json.dumps(captions, indent=0) + "\n", encoding="utf-8")
     (folder / "SOURCES.md").write_text(credits, encoding="utf-8")
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

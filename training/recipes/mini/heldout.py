@@ -76,7 +76,7 @@ def _write_opus(path: Path, waveform: Tensor) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.mini.heldout", description=__doc__.splitlines()[2]
+        prog="python -m training.recipes.mini.heldout", description=(__doc__ or "").splitlines()[2]
     )
     parser.add_argument("--data", type=Path, required=True, help="what training.recipes.mini.data has built")
     parser.add_argument("--run", type=Path, required=True, help="the folder of training.recipes.mini.train")

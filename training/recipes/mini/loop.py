@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,13 @@ from ...loop.average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
+Module = TypeVar("Module", bound=nn.Module)
 Loss = Callable[[torch.Generator], dict[str, Tensor]]
 
 
 def train(
     name: str,
-    module: nn.Module,
+    module: Module,
     loss: Loss,
     folder: Path,
     *,
@@ -37,7 +39,7 @@ def train(
     settings: Mapping[str, object] | None = None,
     save_seconds: float = 120.0,
     log_every: int = 50,
-) -> nn.Module:
+) -> Module:
     """Train with AdamW and a cosine of rates; or go on from `folder/NAME.pt`.
 
     Args:

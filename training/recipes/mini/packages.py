@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from .archives import Archive, open_archive
 
@@ -162,7 +163,7 @@ def safe_name(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(path.replace("!", "/")).with_suffix("").name).strip("-") or "x"
 
 
-def run(command: list[str], *, what: str, cwd: Path | None = None, stdin: object = None) -> str:
+def run(command: list[str], *, what: str, cwd: Path | None = None, stdin: IO[bytes] | None = None) -> str:
     """What a command prints.
 
     Raises:

@@ -106,13 +106,14 @@ def draw(svg: str, size: int = SIZE, margin: float = MARGIN) -> Image.Image:
     """
     data = renderer()(svg_string=svg, width=4 * size, height=4 * size)
     image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
-    box = image.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
+    box = image.getchannel("A").point([255 if alpha > 8 else 0 for alpha in range(256)]).getbbox()
     if box is None:
         raise ValueError("nothing is drawn")
     image = image.crop(box)
     inner = round(size * (1 - 2 * margin))
     scale = inner / max(image.size)
-    image = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)), Image.LANCZOS)
+    width, height = (max(round(side * scale), 1) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (size, size), "white")
     canvas.alpha_composite(image, ((size - image.width) // 2, (size - image.height) // 2))
     return canvas.convert("RGB")

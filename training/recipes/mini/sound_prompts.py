@@ -40,7 +40,7 @@ class SoundPrompts:
         Half of the sounds whose rivals are known are mixed with one of their rival, of which there is always less: the
         UNet is to draw what is heard best, as the nearest caption says it.
         """
-        given = text([("", *rest) if words == SOUND else (words, *rest) for words, *rest in asked], generator)
+        given = text([("" if words == SOUND else words, shown, style) for words, shown, style in asked], generator)
         for i, (words, shown, _) in enumerate(asked):
             if words != SOUND:
                 continue

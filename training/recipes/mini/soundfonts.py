@@ -73,7 +73,8 @@ def presets(path: Path) -> set[tuple[int, int]]:
     at = content.index(b"phdr", content.index(b"pdta"))  # sample data come before, and could hold any bytes
     (size,) = struct.unpack("<I", content[at + 4 : at + 8])
     rows = range(at + 8, at + 8 + size - 38, 38)  # the last record is only an end mark
-    return {struct.unpack("<HH", content[row + 20 : row + 24])[::-1] for row in rows}
+    records = (struct.unpack("<HH", content[row + 20 : row + 24]) for row in rows)
+    return {(bank, program) for program, bank in records}
 
 
 def parts_for(font: SoundFont, concepts: dict[str, dict], count: int, have: set[tuple[int, int]]) -> list[Part]:

@@ -135,7 +135,9 @@ def generated(writer: SoundWriter, count: int) -> None:
     """`count` sounds for every concept that has a generator (`extra`), permissive like this project."""
     for concept, entry in writer.concepts.items():
         kind = entry.get("extra")
-        for number in range(count if kind else 0):
+        if kind is None:
+            continue
+        for number in range(count):
             if kind == "speech":
                 source, waveform = "espeak-ng", speech.speak(number, writer.folder / "work")
             else:

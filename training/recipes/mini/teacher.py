@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,8 @@ def train_teacher(captions: Captions, pictures: Tensor, folder: Path, *, steps: 
         (CLIPTokenizer, CLIPTextModel)
     """
     tokenizer = make_tokenizer(captions.texts(), folder / "tokenizer")
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    special: dict[str, Any] = {name: getattr(tokenizer, name) for name in names}
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=get_target("mini").width,
@@ -76,9 +79,7 @@ def train_teacher(captions: Captions, pictures: Tensor, folder: Path, *, steps: 
         num_attention_heads=_HEADS,
         max_position_embeddings=PROMPT_TOKENS,
         hidden_act="quick_gelu",
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
     torch.manual_seed(0)
     both = _Towers(CLIPTextModel(config), len(captions.concepts))

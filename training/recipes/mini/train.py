@@ -153,7 +153,9 @@ class Recipe:
         rows: dict[int, list[int]] = {}
         for row, caption in enumerate(said):
             rows.setdefault(numbers[caption], []).append(row)
-        return SoundPrompts(encoder.bos_token[None].float(), tokens, rows, {})
+        bos = encoder.bos_token
+        assert bos is not None  # a trained encoder carries it
+        return SoundPrompts(bos[None].float(), tokens, rows, {})
 
     @cached_property
     def _settled_sounds(self) -> SoundPrompts:
@@ -199,7 +201,9 @@ def _grid(drawn: Pictures, concepts: list[str]) -> Tensor:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.recipes.mini.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.recipes.mini.train", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--data", type=Path, required=True, help="what training.recipes.mini.data has built")
     parser.add_argument("--output", type=Path, required=True, help="folder of the parts, their checkpoints and logs")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), help="parts to train (default: all)")
