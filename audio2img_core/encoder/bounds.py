@@ -12,7 +12,7 @@ MAX_WINDOW_SECONDS = 3600.0  # of one window; attention over an hour needs more 
 _WIDTH, _LAYERS, _POSITIONS, _KERNEL = 16_384, 256, 20_000, 1023
 # Fields of `Wav2Vec2BertConfig` that say how much is built, and the least and the most of them.
 _BACKBONE: dict[str, tuple[int, int]] = {
-    "feature_projection_input_dim": (FEATURE_DIM, FEATURE_DIM),
+    "feature_projection_input_dim": (FEATURE_DIM, 8 * FEATURE_DIM),
     "hidden_size": (1, _WIDTH),
     "output_hidden_size": (1, _WIDTH),
     "intermediate_size": (1, 4 * _WIDTH),
