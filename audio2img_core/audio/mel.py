@@ -139,6 +139,26 @@ def stack_frames(mel: Tensor, counts: Tensor, *, pad_value: float = 0.0) -> tupl
     return features, (last[None] < counts[:, None]).long()
 
 
+def fold_features(features: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
+    """Join each `count` features, for backbones of fewer frames a second.
+
+    Args:
+        features: [B, F, 160]. mask: [B, F], or None where every feature counts. count: 1 = as they are.
+
+    Returns:
+        features [B, ceil(F / count), 160 count] and mask [B, ceil(F / count)], 1 where all that are joined count. The
+        last feature is repeated to fill up.
+    """
+    if count == 1:
+        return features, mask
+    missing = -features.shape[1] % count
+    if missing:
+        features = torch.cat([features, features[:, -1:].expand(-1, missing, -1)], 1)
+        mask = mask if mask is None else torch.cat([mask, mask[:, -1:].expand(-1, missing)], 1)
+    features = features.reshape(len(features), -1, count * features.shape[2])
+    return features, mask if mask is None else mask.unflatten(1, (-1, count)).amin(2)
+
+
 def _valid(mel: Tensor, counts: Tensor) -> Tensor:
     return (torch.arange(mel.shape[1], device=mel.device)[None] < counts[:, None])[..., None]
 

@@ -44,6 +44,9 @@ def check_backbone(config: Mapping[str, Any]) -> None:
         if name == "output_hidden_size" and value is None:
             continue
         check_size(value, f"backbone {name}", most, least=least)
+    features = config.get("feature_projection_input_dim", FEATURE_DIM)
+    if features % FEATURE_DIM:
+        raise ValueError(f"backbone feature_projection_input_dim {features} must be a multiple of {FEATURE_DIM}")
     check_attention(config)
     width, heads = config.get("hidden_size", 1024), config.get("num_attention_heads", 16)
     if width % heads:

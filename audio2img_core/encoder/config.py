@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig, Wav2Vec2BertConfig
 from transformers.activations import ACT2FN
 
+from ..audio.mel import FEATURE_DIM, STACK
 from ..checks import one_line
 from ..targets import get_target
 from .bounds import check_attention, check_backbone, check_number, shortened
@@ -81,11 +82,16 @@ class AudioEncoderConfig(PretrainedConfig):
         return get_target(self.target).pooled_width
 
     @property
+    def fold(self) -> int:
+        """Input features of 20 ms in one frame of the backbone: 1 = 50 frames a second, 2 = 25."""
+        return self.backbone.feature_projection_input_dim // FEATURE_DIM
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the head gives for one full window, without BOS."""
         if self.head.kind == "query":
             return self.head.num_tokens
-        n = self.window.size_frames // 2
+        n = -(-self.window.size_frames // (STACK * self.fold))
         # Output length of the adapter's convolutions: its padding is stride // 2, see Wav2Vec2BertAdapterLayer.
         kernel, stride = self.backbone.adapter_kernel_size, self.backbone.adapter_stride
         for _ in range(self.backbone.num_adapter_layers):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertModel, Wav2Vec2BertPreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from ..audio.mel import MIN_SAMPLES, num_frames
+from ..audio.mel import MIN_SAMPLES, fold_features, num_frames
 from ..audio.waveform import Waveform, read_clips
 from ..targets import PROMPT_TOKENS
 from .backbone import adapt
@@ -81,7 +81,8 @@ class AudioEncoder(Wav2Vec2BertPreTrainedModel):
 
     def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> AudioEncoderOutput:
         """Tokens of windows: input_features [B, F, 160], best in float32, attention_mask [B, F] -> tokens, pooled."""
-        frames = self.backbone(input_features, attention_mask=attention_mask).last_hidden_state
+        features, attention_mask = fold_features(input_features, attention_mask, self.config.fold)
+        frames = self.backbone(features, attention_mask=attention_mask).last_hidden_state
         tokens, pooled = self.head(frames.to(self.dtype), attention_mask)
         return AudioEncoderOutput(tokens=tokens, pooled=pooled)
 
