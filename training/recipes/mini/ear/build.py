@@ -19,7 +19,10 @@ import torch
 
 from audio2img_core import load_audio
 
+from ..packages import Packages
+from .debian import recorded
 from .kinds import canonical
+from .renders import rendered
 from .splits import assign_splits
 from .store import StoreWriter, write_index
 from .teacher import RATE
@@ -94,6 +97,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sounds", type=Path, nargs="*", default=[], help="folders with a sounds.jsonl")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="files of Freesound ids to leave out")
     parser.add_argument("--judge", type=Path, help="file of sources that are never trained on, one a line")
+    parser.add_argument("--cache", type=Path, help="adds Debian's recordings and renders; where packages are kept")
+    parser.add_argument(
+        "--largest", type=float, default=80.0, help="size in MB of the Debian packages to read (default %(default)s)"
+    )
+    parser.add_argument(
+        "--phrases", type=int, default=24, help="rendered for each instrument and soundfont (default %(default)s)"
+    )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -103,6 +113,12 @@ def main(argv: list[str] | None = None) -> int:
         writer = StoreWriter(options.store)
         for folder in options.sounds:
             log.info("%s: %d new clips", folder, add_folder(writer, folder, excluded=excluded))
+        if options.cache:
+            packages = Packages(options.cache)
+            sounds = recorded(packages, largest=options.largest, have=writer.ids)
+            log.info("Debian: %d new recordings", sum(writer.add(sound, row) for row, sound in sounds))
+            sounds = rendered(packages, options.cache / "work", options.phrases) if options.phrases else ()
+            log.info("Soundfonts: %d new phrases", sum(writer.add(sound, row) for row, sound in sounds))
         for row in writer.rows:
             row["kind"] = canonical().get(row["kind"], row["kind"])
         write_index(options.store, assign_splits(writer.rows, judge_sources=judges))

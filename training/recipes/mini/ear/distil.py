@@ -154,7 +154,7 @@ class Examples:
     """Makes the examples of steps: views, the student's features, the teacher's answer."""
 
     def __init__(self, store: Path, teacher: Teacher, settings: Settings, device: torch.device) -> None:
-        rows = [row for row in read_index(store) if row["split"] == "train"]
+        rows = [row for row in read_index(store) if row.get("split") == "train"]
         audio = read_audio(store)
         if device.type == "cuda":
             audio = audio.to(device)

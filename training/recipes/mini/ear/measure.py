@@ -73,7 +73,7 @@ def sampled(rows: list[dict], split: str, most: int) -> list[dict]:
     """At most `most` labelled clips of each kind of a split, from as many sources as there are."""
     groups: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
-        if row["split"] == split and not row.get("rendered"):
+        if row.get("split") == split and not row.get("rendered"):
             groups[row["kind"]].append(row)
     picked = []
     for kind in sorted(groups):

@@ -30,10 +30,11 @@ def assign_splits(rows: list[dict], *, judge_sources: Collection[str] = ()) -> l
     sources: dict[str, dict[str, None]] = defaultdict(dict)  # of each kind, in a fixed order
     counts = Counter((row["kind"], row["source"]) for row in rows)
     for row in sorted(rows, key=lambda row: (zlib.crc32(row["source"].encode()), row["source"])):
-        if row["kind"] is not None and row["kind"] not in UNKNOWN_KINDS and permissive(row):
+        nameable = row["kind"] is not None and row["kind"] not in UNKNOWN_KINDS
+        if nameable and permissive(row) and not row.get("rendered"):
             sources[row["kind"]][row["source"]] = None
     chosen: dict[str, str] = dict.fromkeys(judge_sources, "test")
-    judged = Counter(row["kind"] for row in rows if not permissive(row))
+    judged = Counter(row["kind"] for row in rows if not permissive(row) and not row.get("rendered"))
     for kind in sorted(sources, key=lambda kind: (len(sources[kind]), kind)):
         mine = list(sources[kind])
         clips = sum(counts[kind, source] for source in mine)

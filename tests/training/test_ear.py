@@ -1,0 +1,338 @@
+"""The recipe of mini's ear: the teacher, the store, the splits, the views and the distillation, on tiny made sounds."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+from training.flac import write_flac
+from training.recipes.mini.ear import distil
+from training.recipes.mini.ear.build import add_folder, freesound_ids
+from training.recipes.mini.ear.kinds import canonical, kinds, votes
+from training.recipes.mini.ear.licences import permissive
+from training.recipes.mini.ear.measure import accuracy, linear_probe, mean_of_windows
+from training.recipes.mini.ear.splits import UNKNOWN_KINDS, assign_splits
+from training.recipes.mini.ear.store import StoreWriter, loud_starts, read_audio, read_index, write_index
+from training.recipes.mini.ear.student import Student, distillation_loss, encoder_config, masked
+from training.recipes.mini.ear.teacher import RATE, Heard, Teacher, class_names, load_teacher, teacher_mel
+from training.recipes.mini.ear.views import Views
+
+# kernel, expanded, out channels and squeeze (0 = none) of mn04's 15 blocks, after 8 channels of the stem.
+BLOCKS = (
+    *((3, 8, 8, 0), (3, 24, 16, 0), (3, 32, 16, 0), (5, 32, 16, 8), (5, 48, 16, 16), (5, 48, 16, 16)),
+    *((3, 96, 32, 0), (3, 80, 32, 0), (3, 72, 32, 0), (3, 72, 32, 0), (3, 192, 48, 48), (3, 272, 48, 72)),
+    *((5, 272, 64, 72), (5, 384, 64, 96), (5, 384, 64, 96)),
+)
+
+
+def random_weights() -> dict[str, torch.Tensor]:
+    """Tensors of mn04's names and shapes."""
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+
+    def conv(name: str, *shape: int) -> None:
+        scale = (shape[1] * shape[2] * shape[3]) ** -0.5
+        weights[f"{name}.0.weight"] = torch.randn(shape, generator=generator) * scale
+        for part in ("weight", "running_var"):
+            weights[f"{name}.1.{part}"] = torch.rand(shape[0], generator=generator) + 0.5
+        for part in ("bias", "running_mean"):
+            weights[f"{name}.1.{part}"] = torch.randn(shape[0], generator=generator) * 0.1
+
+    def linear(name: str, out: int, inner: int) -> None:
+        weights[f"{name}.weight"] = torch.randn(out, inner, generator=generator) * inner**-0.5
+        weights[f"{name}.bias"] = torch.zeros(out)
+
+    conv("features.0", 8, 1, 3, 3)
+    inner = 8
+    for i, (kernel, expanded, out, squeeze) in enumerate(BLOCKS, 1):
+        part = 0
+        if expanded != inner:
+            conv(f"features.{i}.block.0", expanded, inner, 1, 1)
+            part = 1
+        conv(f"features.{i}.block.{part}", expanded, 1, kernel, kernel)
+        if squeeze:
+            part += 1
+            linear(f"features.{i}.block.{part}.conc_se_layers.0.fc1", squeeze, expanded)
+            linear(f"features.{i}.block.{part}.conc_se_layers.0.fc2", expanded, squeeze)
+        conv(f"features.{i}.block.{part + 1}", out, expanded, 1, 1)
+        inner = out
+    conv("features.16", 384, 64, 1, 1)
+    linear("classifier.2", 512, 384)
+    linear("classifier.5", 527, 512)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return Teacher(random_weights())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Eight sounds of 1 to 6 s, of two kinds and unlabelled, all in the training split."""
+    folder = tmp_path_factory.mktemp("store")
+    writer = StoreWriter(folder)
+    generator = torch.Generator().manual_seed(0)
+    for i in range(8):
+        sound = torch.randn(RATE * (1 + 5 * (i % 2)), generator=generator)
+        kind = ("dog", "rain", None)[i % 3]
+        writer.add(sound, {"id": f"{i}", "kind": kind, "source": f"s{i}", "licence": "CC0", "split": "train"})
+    return folder
+
+
+def test_teacher_has_mn04s_size_and_shapes(teacher):
+    heard = teacher(torch.randn(2, RATE))
+    assert heard.logits.shape == (2, 527)
+    assert heard.frames.shape == (2, 4, 384)
+    torch.testing.assert_close(heard.embedding, heard.frames.mean(1))
+    # 983,599 with batch norms that have two numbers a channel more than a bias.
+    assert sum(tensor.numel() for name, tensor in random_weights().items() if "running" not in name) == 983_599
+
+
+def test_teacher_refuses_weights_that_lack_a_tensor_or_have_one_more():
+    weights = random_weights()
+    with pytest.raises(ValueError, match="unknown tensors: more"):
+        Teacher({**weights, "more": torch.zeros(1)})
+    del weights["features.9.block.1.1.bias"]
+    with pytest.raises(ValueError, match="lack"):
+        Teacher(weights)
+
+
+def test_folded_batch_norm_is_batch_norm(teacher):
+    weights = random_weights()
+    x = torch.randn(1, 1, 16, 16)
+    plain = torch.nn.functional.conv2d(x, weights["features.0.0.weight"], stride=2, padding=1)
+    names = ("running_mean", "running_var", "weight", "bias")
+    plain = torch.nn.functional.batch_norm(plain, *(weights[f"features.0.1.{name}"] for name in names), eps=1e-3)
+    torch.testing.assert_close(teacher.stem(x), plain, atol=1e-5, rtol=1e-4)
+
+
+def test_teacher_mel_is_that_of_a_centred_stft():
+    sound = torch.randn(1, 9600)
+    emphasised = sound[:, 1:] - 0.97 * sound[:, :-1]
+    window = torch.hann_window(800, periodic=False)
+    power = torch.stft(emphasised, 1024, 320, 800, window, return_complex=True).abs().square()
+    mel = teacher_mel(sound)
+    assert mel.shape == (1, 128, power.shape[2])
+    # The triangles sum to one between the first and the last centre: the powers of all bands sum to the spectrum's.
+    summed = ((5 * mel - 4.5).exp() - 1e-5).sum(1)
+    torch.testing.assert_close(summed, power[:, 2:478].sum(1), atol=0.0, rtol=0.06)
+
+
+def test_a_teacher_of_another_content_is_refused(tmp_path):
+    path = tmp_path / "mn04.safetensors"
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="sha256"):
+        load_teacher(path)
+    with pytest.raises(FileNotFoundError):
+        load_teacher(tmp_path / "none.safetensors")
+
+
+@pytest.mark.skipif("AUDIO2IMG_TEACHER" not in os.environ, reason="needs mn04.safetensors: set AUDIO2IMG_TEACHER")
+def test_the_real_teacher_names_what_it_hears():
+    from audio2img_core import load_audio
+
+    real, names = load_teacher(os.environ["AUDIO2IMG_TEACHER"]), class_names()
+
+    def best(waveform: torch.Tensor) -> list[str]:
+        scaled = waveform * (0.9 / waveform.abs().max())
+        return [names[i] for i in real(scaled).logits[0].topk(5).indices.tolist()]
+
+    tone = torch.sin(torch.arange(4 * RATE) * (440 * 2 * torch.pi / RATE))[None]
+    assert best(tone)[0] == "Sine wave"
+    assert real(0.9 * tone).logits[0, names.index("Speech")].sigmoid() < 0.1
+    for name, wanted in (("piano", {"Piano", "Music"}), ("rain", {"Rain on surface"})):
+        waveform, _ = load_audio(f"examples/{name}.flac", sample_rate=RATE)
+        assert wanted <= set(best(waveform.mean(0, keepdim=True)))
+
+
+def test_store_keeps_what_was_added_and_drops_what_was_not_finished(tmp_path):
+    writer = StoreWriter(tmp_path)
+    assert writer.add(torch.tensor([0.1, -0.2, 0.0]), {"id": "a"})
+    assert not writer.add(torch.tensor([0.1]), {"id": "a"})
+    assert not writer.add(torch.zeros(9), {"id": "silent"})
+    with (tmp_path / "audio.i16").open("ab") as file:
+        file.write(b"half a clip!")
+    with (tmp_path / "index.jsonl").open("a") as file:
+        file.write('{"id": "b", "st')
+    writer = StoreWriter(tmp_path)
+    assert writer.add(torch.ones(2), {"id": "b"})
+    assert [(row["id"], row["start"], row["samples"]) for row in read_index(tmp_path)] == [("a", 0, 3), ("b", 3, 2)]
+    peak = round(0.9 * 32767)
+    assert read_audio(tmp_path).tolist() == [round(peak / 2), -peak, 0, peak, peak]
+
+
+def test_crops_start_where_it_is_not_quiet():
+    audio = torch.zeros(4 * RATE, dtype=torch.int16)
+    audio[3 * RATE :] = 1000
+    (starts,) = loud_starts(audio, [{"start": 0, "samples": len(audio)}], 1.0)
+    assert starts.min() > 2 * RATE
+    assert starts.max() <= 3 * RATE
+
+
+def test_folder_is_read_with_its_kinds_and_without_excluded_ids(tmp_path):
+    rows = []
+    for name, source in (("a", "freesound:123456"), ("b", "x:1"), ("c", "y")):
+        write_flac(tmp_path / f"{name}.flac", torch.rand(16_000) - 0.5)
+        rows.append({"audio": f"{name}.flac", "kind": "dog", "licence": "CC0", "source": source, "path": f"{name}.wav"})
+    (tmp_path / "sounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    writer = StoreWriter(tmp_path / "store")
+    assert add_folder(writer, tmp_path, excluded={123456}) == 2
+    assert [row["source"] for row in writer.rows] == ["x:1", "y"]
+    assert add_folder(writer, tmp_path, excluded={123456}) == 0
+    assert freesound_ids({"source": "a", "path": "x/27353__junggle.wav"}) == [27353]
+
+
+@pytest.mark.parametrize(
+    ("licence", "allowed"),
+    [("CC0", 1), ("CC BY 3.0", 1), ("CC-BY-4.0", 1), ("MIT (repo); NOAA", 1), ("Public domain (NPS)", 1)]
+    + [("CC BY-SA 3.0", 0), ("CC-BY-NC", 0), ("GPL-3.0-or-later", 0), ("ODbL+DbCL", 0), ("ODC-BY 1.0", 0), ("?", 0)],
+)
+def test_only_permissive_licences_are_trained_on(licence, allowed):
+    assert permissive({"licence": licence, "source": "s"}) == bool(allowed)
+
+
+def test_splits_keep_sources_apart_and_hold_kinds_out():
+    rows = [
+        {"kind": kind, "source": f"{kind}{i}", "licence": "CC0"}
+        for kind in ("dog", "rain")
+        for i in range(9)
+        for _ in "ab"
+    ]
+    rows += [{"kind": "cow", "source": "one", "licence": "CC0"}, {"kind": "cow", "source": "sa", "licence": "GPL-2.0"}]
+    rows += [{"kind": UNKNOWN_KINDS[0], "source": "dog0", "licence": "CC0"}]
+    rows += [{"kind": None, "source": "judge", "licence": "CC0"}]
+    assign_splits(rows, judge_sources=["judge", "dog3"])
+    of: dict[str, set[str]] = {}
+    for row in rows:
+        if row["kind"] in ("dog", "rain", "cow"):
+            of.setdefault(row["source"], set()).add(row["split"])
+    assert all(len(each) == 1 for each in of.values())
+    assert of["dog3"] == of["sa"] == {"test"}
+    assert of["one"] == {"train"}
+    for kind in ("dog", "rain"):
+        splits = [row["split"] for row in rows if row["kind"] == kind]
+        assert {split: splits.count(split) for split in set(splits)} == {"train": 12, "valid": 2, "test": 4}
+    assert rows[-2]["split"] == "unknown"
+    assert rows[-1]["split"] == "unused"
+
+
+def test_table_of_kinds_is_large_and_consistent():
+    table = kinds()
+    assert sum(len(kind.says) >= 2 for kind in table.values()) >= 120
+    assert len({kind.says[0] for kind in table.values()}) == len(table)
+    assert canonical()["thunderstorm"] == "thunder"
+    assert not set(UNKNOWN_KINDS) & set(canonical())
+
+
+def test_votes_take_the_best_class_of_a_kind():
+    logits = torch.full((1, 527), -9.0)
+    logits[0, class_names().index("Bark")] = 2.0
+    assert votes(logits, ["rain", "dog", "washing machine"]).tolist() == [[-9.0, 2.0, -torch.inf]]
+
+
+def test_views_depend_on_the_step_alone_and_are_scaled(store):
+    rows = read_index(store)
+    one, two = (Views(read_audio(store), rows, seconds=1.0, seed=3) for _ in range(2))
+    one.batch(0, 4)
+    first, again, other = one.batch(7, 4), two.batch(7, 4), two.batch(8, 4)
+    assert torch.equal(first.full, again.full)
+    assert not torch.equal(first.full, other.full)
+    assert first.full.shape == (4, 2 * first.narrow.shape[1])
+    torch.testing.assert_close(first.full.abs().amax(1), torch.full((4,), 0.9))
+
+
+def test_narrow_view_is_the_full_one_below_8_khz(store):
+    batch = Views(read_audio(store), read_index(store), seconds=1.0).batch(1, 2)
+    full, narrow = torch.fft.rfft(batch.full), torch.fft.rfft(batch.narrow)
+    torch.testing.assert_close(narrow[:, 50:3000].abs() * 2, full[:, 50:3000].abs(), rtol=0.2, atol=5.0)
+
+
+def test_masks_hide_runs_of_bins_and_frames():
+    inputs = torch.ones(64, 50, 160)
+    hidden = masked(inputs, torch.Generator().manual_seed(0)) == 0
+    assert 0.02 < hidden.float().mean() < 0.4
+    assert torch.equal(hidden[:, :, :80], hidden[:, :, 80:])
+
+
+def test_loss_is_zero_for_what_the_teacher_says():
+    logits, frames = torch.randn(3, 527), torch.randn(3, 4, 384)
+    heard = Heard(logits, frames.mean(1), frames)
+    mean, std = torch.full((384,), 0.5), torch.full((384,), 2.0)
+    loss, parts = distillation_loss(logits, (frames - mean) / std, heard, mean, std)
+    torch.testing.assert_close(loss, torch.tensor(0.0), atol=1e-4, rtol=0)
+    assert parts["cosine"] > 0.999
+    worse, _ = distillation_loss(-logits, (frames - mean) / std, heard, mean, std)
+    p = logits.sigmoid()
+    torch.testing.assert_close(worse, ((2 * p - 1) * logits).sum(1).mean())
+
+
+def test_student_starts_from_the_teachers_classifier(teacher):
+    student = Student(encoder_config(width=64, layers=1), teacher)
+    embedding = torch.rand(2, 384)
+    torch.testing.assert_close(student.classify(embedding), teacher.classify(embedding))
+    logits, guessed = student(torch.randn(2, 20, 160), 3)
+    assert logits.shape == (2, 527)
+    assert guessed.shape == (2, 3, 384)
+
+
+def test_a_resumed_run_is_the_same_as_one_that_was_not_stopped(store, teacher, tmp_path):
+    settings = distil.Settings(width=64, layers=1, batch=2, seconds=1.0, views=100)
+    cpu = torch.device("cpu")
+    examples = distil.Examples(store, teacher, settings, cpu)
+
+    def weights(folder, *stops):
+        for stop in stops:
+            run = distil.Run(folder, settings, teacher, cpu)
+            while run.step < stop:
+                run.learn(examples(run.step))
+            run.save()
+        return run.average.state_dict()
+
+    straight, resumed = weights(tmp_path / "a", 4), weights(tmp_path / "b", 2, 4)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in straight.items())
+    assert not torch.equal(straight["project.weight"], weights(tmp_path / "c", 2)["project.weight"])
+
+
+def test_training_stops_at_its_time_and_logs(store, teacher, tmp_path):
+    settings = distil.Settings(width=64, layers=1, batch=2, seconds=1.0)
+    run = distil.Run(tmp_path, settings, teacher, torch.device("cpu"))
+    examples = distil.Examples(store, teacher, settings, torch.device("cpu"))
+    ticks = iter(range(0, 10**6, 20))
+    distil.train(run, (examples(step) for step in range(99)), minutes=1.0, clock=lambda: next(ticks))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == run.step < 99
+    assert {"loss", "kl", "cosine", "views_per_s"} <= set(rows[-1])
+    assert distil.Run(tmp_path, settings, teacher, torch.device("cpu")).step == run.step
+
+
+def test_learning_rate_rises_and_falls():
+    assert distil.schedule(0, 100_000) < 0.001
+    assert distil.schedule(8_000, 10**9) == pytest.approx(1.0)
+    assert distil.schedule(10**6, 10**6) == pytest.approx(0.05)
+
+
+def test_accuracy_is_the_mean_over_kinds():
+    scores = torch.tensor([[2.0, 1, 0], [2, 1, 0], [2, 1, 0], [0, 1, 2]])
+    assert accuracy(scores, ["a", "a", "b", "other"], ["a", "b", "c"]) == (0.5, 1.0)
+
+
+def test_linear_probe_finds_what_is_linear():
+    x = torch.randn(60, 5)
+    labels = [("a", "b")[int(row[0] > 0)] for row in x]
+    scores = linear_probe(x, labels, x, ["a", "b"])
+    right = [("a", "b")[i] == label for i, label in zip(scores.argmax(1).tolist(), labels, strict=True)]
+    assert sum(right) >= 57
+
+
+def test_windows_of_a_clip_are_averaged():
+    assert mean_of_windows(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1])).tolist() == [[2.0], [5.0]]
+
+
+def test_index_is_replaced_at_once(tmp_path):
+    write_index(tmp_path, [{"id": "x", "start": 0, "samples": 1}])
+    assert read_index(tmp_path)[0]["id"] == "x"
+    assert not list(tmp_path.glob("*.part"))
