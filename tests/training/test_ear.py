@@ -336,3 +336,95 @@ def test_index_is_replaced_at_once(tmp_path):
     write_index(tmp_path, [{"id": "x", "start": 0, "samples": 1}])
     assert read_index(tmp_path)[0]["id"] == "x"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_packed_store_comes_back_nearly_the_same(tmp_path):
+    pytest.importorskip("soundfile")
+    from training.recipes.mini.ear import pack
+
+    writer = StoreWriter(tmp_path / "here")
+    time = torch.arange(RATE) / RATE
+    for i, hz in enumerate((300, 440, 1000)):
+        sound = torch.sin(2 * torch.pi * hz * time) * torch.linspace(0, 1, RATE)
+        writer.add(sound, {"id": f"{i}", "kind": None, "source": "s", "licence": "CC0", "split": "train"})
+    parts = pack.pack(tmp_path / "here", tmp_path / "parts", kbps=64, seconds=0.9)
+    assert [part.name for part in parts] == ["part-0"]
+    assert pack.unpack(parts, tmp_path / "there") == 3
+    before, after = read_index(tmp_path / "here"), read_index(tmp_path / "there")
+    for old, new in zip(before, after, strict=True):
+        assert (new["id"], new["split"], new["samples"]) == (old["id"], "train", round(0.9 * RATE))
+        one = read_audio(tmp_path / "here")[old["start"] :][: new["samples"]].float()
+        two = read_audio(tmp_path / "there")[new["start"] :][: new["samples"]].float()
+        assert torch.cosine_similarity(one, two, dim=0) > 0.99
+
+
+@pytest.fixture(scope="module")
+def captions():
+    from audio2img_core import mini
+    from training.recipes.mini.ear.align import Captions
+
+    return Captions(mini.FOLDER / "diffusion", torch.device("cpu"))
+
+
+def example(kinds_of: list[list[int]], level: list[float], logits: torch.Tensor | None = None) -> distil.Example:
+    size = len(kinds_of)
+    logits = torch.full((size, 527), -9.0) if logits is None else logits
+    heard = Heard(logits, torch.zeros(size, 384), torch.zeros(size, 1, 384))
+    return distil.Example(torch.zeros(size, 4, 160), heard, torch.tensor(kinds_of), torch.tensor(level))
+
+
+def test_belief_is_shared_by_labels_loudness_and_the_teacher(captions):
+    from training.recipes.mini.ear.align import targets
+
+    names = captions.names
+    dog, rain = names.index("dog"), names.index("rain")
+    logits = torch.full((5, 527), -9.0)
+    logits[4, class_names().index("Rain")] = 0.0
+    views = example([[dog, -1], [dog, rain], [dog, rain], [-1, -1], [-1, -1]], [0.0, 1.0, 0.1, 0.0, 0.0], logits)
+    shares = targets(views, names)
+    torch.testing.assert_close(shares.sum(1), torch.ones(5))
+    assert shares[0, dog] == 1
+    assert shares[1, dog] == shares[1, rain] == 0.5
+    assert shares[2, dog] == 1
+    torch.testing.assert_close(shares[3], torch.full((len(names),), 1 / len(names)))
+    assert shares[4, rain] > 0.5
+
+
+def test_captions_of_mixtures_are_joined_louder_first(captions):
+    from training.recipes.mini.ear.align import caption_of
+
+    texts = [f"k{i}" for i in range(9)]
+    said, known = caption_of(example([[1, -1], [1, 2], [1, 2], [1, -1], [-1, 2]], [0.0, 0.5, 2.0, 1.0, 0.1]), texts)
+    assert said == ["k1", "k1 and k2", "k2 and k1", "", ""]
+    assert known.tolist() == [True, True, True, False, False]
+
+
+def test_fitted_scale_is_the_one_that_made_the_labels():
+    from training.recipes.mini.ear.align import fitted_scale
+
+    generator = torch.Generator().manual_seed(0)
+    cosine = torch.rand(4000, 8, generator=generator)
+    places = torch.multinomial((12 * cosine).softmax(1), 1, generator=generator)[:, 0]
+    assert fitted_scale(cosine, places) == pytest.approx(12, rel=0.15)
+
+
+def test_alignment_starts_from_the_distilled_student_and_exports_an_encoder(store, teacher, captions, tmp_path):
+    from audio2img_core import AudioEncoder
+    from training.recipes.mini.ear.align import Aligning, export
+
+    cpu = torch.device("cpu")
+    settings = distil.Settings(width=64, layers=1, batch=4, seconds=1.0)
+    examples = distil.Examples(store, teacher, settings, cpu)
+    first = distil.Run(tmp_path, settings, teacher, cpu)
+    first.learn(examples(0))
+    first.save()
+    run = Aligning(tmp_path, settings, teacher, cpu, start=first.path, captions=captions)
+    assert torch.equal(run.student.project.weight, first.average.project.weight)
+    before = run.student.encoder.head.out.weight.clone()
+    parts = run.learn(examples(0))
+    assert {"belief_kl", "tokens", "kl"} <= set(parts)
+    assert not torch.equal(before, run.student.encoder.head.out.weight)
+    export(run.average, captions, tmp_path / "out", scale=9.0, facts={"licence": "Apache-2.0"})
+    encoder = AudioEncoder.from_pretrained(tmp_path / "out")
+    assert encoder.encode(torch.rand(16_000) - 0.5, 16_000).tokens.shape == (1, 76, 256)
+    assert encoder.logit_scale.exp().item() == pytest.approx(9.0, rel=1e-3)

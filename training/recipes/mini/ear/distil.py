@@ -23,6 +23,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from .kinds import kinds
 from .measure import Judge
 from .store import read_audio, read_index
 from .student import Student, autocast, distillation_loss, encoder_config, features, masked
@@ -56,6 +57,8 @@ class Example(NamedTuple):
 
     inputs: Tensor  # [B, F, 160]
     heard: Heard
+    kinds: Tensor  # [B, 2] of the sounds in a view, by their place in the table; -1 = unlabelled, or no second one
+    level: Tensor  # [B] of the second sound to the first; 0 = there is none
 
 
 class Run:
@@ -68,10 +71,12 @@ class Run:
         device: of the weights.
     """
 
+    name = "checkpoint.pt"
+
     def __init__(self, folder: Path, settings: Settings, teacher: Teacher, device: torch.device) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.device = folder, device
-        self.path = folder / "checkpoint.pt"
+        self.path = folder / self.name
         saved = None
         if self.path.is_file():
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -81,8 +86,7 @@ class Run:
         torch.manual_seed(settings.seed)
         config = encoder_config(width=settings.width, layers=settings.layers)
         self.student = Student(config, teacher).to(device)
-        # The head learns in the next step.
-        self.student.encoder.head.requires_grad_(False)
+        self.begin()
         self.average = copy.deepcopy(self.student).requires_grad_(False)
         decayed, plain = [], []
         for parameter in self.student.parameters():
@@ -98,6 +102,10 @@ class Run:
             self.step, self.seen = saved["step"], saved["seen"]
             torch.set_rng_state(saved["rng"])
             log.info("resumed at step %d, %d views", self.step, self.seen)
+
+    def begin(self) -> None:
+        """What a new student starts from, and what of it learns."""
+        self.student.encoder.head.requires_grad_(False)  # it learns in the next step
 
     @property
     def new(self) -> bool:
@@ -119,17 +127,19 @@ class Run:
         torch.save(state, partial)
         os.replace(partial, self.path)
 
+    def loss(self, example: Example) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is made small, and its parts for the log."""
+        with autocast(self.device.type):
+            logits, guessed = self.student(example.inputs, example.heard.frames.shape[1])
+        return distillation_loss(logits.float(), guessed.float(), example.heard, self.student.mean, self.student.std)
+
     def learn(self, example: Example) -> dict[str, Tensor]:
         """One step; the parts of the loss."""
         rate = self.settings.lr * math.sqrt(self.settings.batch / 16) * schedule(self.seen, self.settings.views)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.student.train()
-        with autocast(self.device.type):
-            logits, guessed = self.student(example.inputs, example.heard.frames.shape[1])
-        loss, parts = distillation_loss(
-            logits.float(), guessed.float(), example.heard, self.student.mean, self.student.std
-        )
+        loss, parts = self.loss(example)
         loss.backward()
         parts["norm"] = nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.clip).detach()
         self.optimizer.step()
@@ -158,6 +168,8 @@ class Examples:
         audio = read_audio(store)
         if device.type == "cuda":
             audio = audio.to(device)
+        places = {kind: place for place, kind in enumerate(kinds())}
+        self.kinds = torch.tensor([*(places.get(row["kind"], -1) for row in rows), -1])
         self.views = Views(audio, rows, seconds=settings.seconds, seed=settings.seed)
         self.teacher, self.settings, self.device = teacher.to(device), settings, device
 
@@ -169,7 +181,8 @@ class Examples:
         inputs = masked(features(batch.narrow), generator)
         with autocast(self.device.type):
             heard = self.teacher(batch.full)
-        return Example(inputs, Heard(*(part.float() for part in heard)))
+        found = self.kinds[batch.rows].to(self.device), batch.level.to(self.device)
+        return Example(inputs, Heard(*(part.float() for part in heard)), *found)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the teacher's frames, [384] each, over views that are not trained on."""
@@ -182,7 +195,7 @@ def _produce(store: Path, teacher: Path, settings: Settings, step: int, queue: m
     examples = Examples(store, load_teacher(teacher), settings, torch.device("cpu"))
     while True:
         example = examples(step)
-        queue.put((step, example.inputs, *example.heard))
+        queue.put((step, example.inputs, example.kinds, example.level, *example.heard))
         step += 1
 
 
@@ -194,9 +207,10 @@ def produced(store: Path, teacher: Path, settings: Settings, step: int) -> Itera
     worker.start()
     try:
         while True:
-            number, inputs, *heard = queue.get(timeout=600)
+            number, *tensors = queue.get(timeout=1800)
             assert number == step
-            yield Example(inputs.clone(), Heard(*(part.clone() for part in heard)))
+            inputs, sounding, level, *heard = (tensor.clone() for tensor in tensors)
+            yield Example(inputs, Heard(*heard), sounding, level)
             step += 1
     finally:
         worker.kill()

@@ -58,6 +58,12 @@ class Judge:
             figures |= {f"{who}probe_top1": top1, f"{who}probe_top5": top5}
         return figures
 
+    @staticmethod
+    def valid(store: Path, teacher: Teacher) -> dict:
+        """The validation clips, on which the temperature is fitted."""
+        rows = [row for row in read_index(store) if row["kind"] in kinds()]
+        return prepare(read_audio(store), sampled(rows, "valid", 20), teacher)
+
     def _hear(self, student: Student, clips: dict) -> tuple[Tensor, Tensor]:
         """Logits and embeddings of clips, the mean over their windows."""
         outputs = []

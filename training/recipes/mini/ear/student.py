@@ -98,7 +98,11 @@ class Student(nn.Module):
 
     def forward(self, inputs: Tensor, cells: int) -> tuple[Tensor, Tensor]:
         """Logits [B, 527] and the teacher's frames in standard units, [B, cells, 384]."""
-        pooled = F.adaptive_avg_pool1d(self.frames(inputs).transpose(1, 2), cells).transpose(1, 2)
+        return self.guess(self.frames(inputs), cells)
+
+    def guess(self, frames: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+        """`forward` from the backbone's frames on."""
+        pooled = F.adaptive_avg_pool1d(frames.transpose(1, 2), cells).transpose(1, 2)
         guessed = self.project(pooled).float()
         return self.classify(guessed.mean(1)), guessed
 

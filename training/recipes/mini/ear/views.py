@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     full: Tensor  # [B, 2 T] float32 at 32 kHz, for the teacher; peak 0.9
     narrow: Tensor  # [B, T] the same at 16 kHz, for the student; whole frames of 10 ms
     rows: Tensor  # [B, 2] which rows of the index sound in it; -1 = no second one
+    level: Tensor  # [B] how loud the second is to the first, as RMS; 0 = there is none
 
 
 class Views:
@@ -75,8 +76,7 @@ class Views:
         one, two = (self._crops(rows, generator) for rows in chosen)
         mixed = uniform(0, 1) < 0.5
         level = torch.where(mixed, 10 ** (torch.randn(size, generator=generator) * 5 / 20), 0.0)
-        (level,) = on(level)
-        sound = _unit(one) + level * _unit(two)
+        sound = _unit(one) + on(level)[0] * _unit(two)
 
         spectrum = torch.fft.rfft(sound, n=self.fft)
         # An equaliser, sometimes a narrow band, sometimes a room.
@@ -104,7 +104,7 @@ class Views:
         lower = spectrum[:, : self.fft // 4 + 1] * self.narrow_band
         narrow = torch.fft.irfft(lower, n=self.fft // 2)[:, : self.narrow_samples] / 2
         second = torch.where(mixed, chosen[1], -1)
-        return Batch(full * scale, narrow * scale, torch.stack([chosen[0], second], 1))
+        return Batch(full * scale, narrow * scale, torch.stack([chosen[0], second], 1), level)
 
     def _crops(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """A crop of each row, [B, samples] float32. Short sounds are repeated, or stand somewhere in silence."""
