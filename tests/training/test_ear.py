@@ -428,3 +428,34 @@ def test_alignment_starts_from_the_distilled_student_and_exports_an_encoder(stor
     encoder = AudioEncoder.from_pretrained(tmp_path / "out")
     assert encoder.encode(torch.rand(16_000) - 0.5, 16_000).tokens.shape == (1, 76, 256)
     assert encoder.logit_scale.exp().item() == pytest.approx(9.0, rel=1e-3)
+
+
+def test_calibration_is_perfect_where_belief_is_the_share_that_is_right():
+    from training.recipes.mini.ear import figures
+
+    belief, right = torch.full((10,), 0.7), torch.arange(10) < 7
+    assert figures.calibration_error(belief, right) == pytest.approx(0.0, abs=1e-6)
+    assert figures.calibration_error(torch.full((10,), 0.95), right) == pytest.approx(0.25)
+    assert figures.sure_and_wrong(torch.full((10,), 0.95), right) == pytest.approx(0.3)
+    assert figures.sure_and_wrong(belief, right) == 0.0
+
+
+def test_pairs_are_of_different_kinds_and_both_must_be_found():
+    from training.recipes.mini.ear import figures
+
+    kinds_of = ["a", "a", "b", "c"]
+    pairs = figures.drawn_pairs(kinds_of, 20)
+    assert len(pairs) == 20
+    assert all(kinds_of[one] != kinds_of[two] for one, two in pairs)
+    scores = torch.tensor([[4.0, 3, 2, 1], [4, 3, 2, 1]])
+    assert figures.both_heard(scores, [(0, 2), (0, 3)]) == 0.5
+    one, two = torch.full((10,), 0.1), torch.linspace(-1, 1, 30)
+    assert figures.mixed(one, two, 40).abs().max() == pytest.approx(0.9)
+
+
+def test_worst_kinds_come_first_with_what_they_are_taken_for():
+    from training.recipes.mini.ear import figures
+
+    scores, truth = torch.eye(3)[[0, 1, 1, 0]], ["a", "a", "a", "b"]
+    assert list(figures.by_kind(scores, truth, ["a", "b", "c"]).items()) == [("b", 0.0), ("a", pytest.approx(1 / 3))]
+    assert figures.taken_for(scores, truth, ["a", "b", "c"], "a") == "b"

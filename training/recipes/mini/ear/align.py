@@ -217,6 +217,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=16, help="views in a step (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a view (default %(default)s)")
     parser.add_argument("--lr", type=float, default=4e-4, help="peak learning rate at batch 16 (default %(default)s)")
+    parser.add_argument(
+        "--judge-minutes", type=float, default=20.0, help="between measurements; inf = none (default %(default)s)"
+    )
     parser.add_argument("--export", type=Path, help="folder for the encoder when the time is over")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -237,9 +240,9 @@ def main(argv: list[str] | None = None) -> int:
             source = (examples(step) for step in range(run.step, 2**62))
         else:
             source = produced(options.store, options.teacher, run.settings, run.step)
-        train(run, source, minutes=options.minutes, judge=judge)
+        train(run, source, minutes=options.minutes, judge=judge, judge_minutes=options.judge_minutes)
         if options.export:
-            clips = judge.valid(options.store, teacher)
+            clips = judge.valid()
             places = torch.tensor([captions.names.index(kind) for kind in clips["kinds"]])
             scale = fitted_scale(beliefs(run.average, clips, captions, device), places)
             facts = {"licence": "Apache-2.0", "views": run.seen, "teacher": "mn04", "scale": round(scale, 2)}

@@ -249,7 +249,8 @@ def train(
         if now - saved > 60 * save_minutes or over:
             run.save()
             saved = now
-        if judge is not None and (now - judged > 60 * judge_minutes or over):
+        due = now - judged > 60 * judge_minutes or (over and math.isfinite(judge_minutes))
+        if judge is not None and due:
             _note(run, {f"held_out_{name}": value for name, value in judge(run.average).items()})
             judged = last = clock()
         if over:
@@ -285,7 +286,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=usual.width, help="channels of the backbone (default %(default)s)")
     parser.add_argument("--layers", type=int, default=usual.layers, help="layers of the backbone (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the training process (default %(default)s)")
-    parser.add_argument("--judge-minutes", type=float, default=20.0, help="between measurements (default %(default)s)")
+    parser.add_argument(
+        "--judge-minutes", type=float, default=20.0, help="between measurements; inf = none (default %(default)s)"
+    )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)

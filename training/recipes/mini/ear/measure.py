@@ -27,17 +27,25 @@ class Judge:
     """
 
     def __init__(self, store: Path, run: Path, teacher: Teacher, device: torch.device) -> None:
-        self.device = device
-        rows = [row for row in read_index(store) if row["kind"] in kinds()]
-        picked = {split: sampled(rows, split, most) for split, most in _PER_KIND.items()}
-        key = zlib.crc32(repr([[row["id"] for row in each] for each in picked.values()]).encode())
-        path = run / f"judge-{key:08x}.pt"
-        if path.is_file():
-            self.clips = torch.load(path, weights_only=True)
-        else:
-            audio = read_audio(store)
-            self.clips = {split: prepare(audio, each, teacher) for split, each in picked.items()}
-            torch.save(self.clips, path)
+        self.device, self.teacher = device, teacher
+        self.store, self.run = store, run
+        self._clips: dict | None = None
+
+    @property
+    def clips(self) -> dict:
+        """What is measured on, prepared at the first use and kept in the run's folder."""
+        if self._clips is None:
+            rows = [row for row in read_index(self.store) if row["kind"] in kinds()]
+            picked = {split: sampled(rows, split, most) for split, most in _PER_KIND.items()}
+            key = zlib.crc32(repr([[row["id"] for row in each] for each in picked.values()]).encode())
+            path = self.run / f"judge-{key:08x}.pt"
+            if path.is_file():
+                self._clips = torch.load(path, weights_only=True)
+            else:
+                audio = read_audio(self.store)
+                self._clips = {split: prepare(audio, each, self.teacher) for split, each in picked.items()}
+                torch.save(self._clips, path)
+        return self._clips
 
     @torch.no_grad()
     def __call__(self, student: Student) -> dict[str, float]:
@@ -58,11 +66,10 @@ class Judge:
             figures |= {f"{who}probe_top1": top1, f"{who}probe_top5": top5}
         return figures
 
-    @staticmethod
-    def valid(store: Path, teacher: Teacher) -> dict:
+    def valid(self) -> dict:
         """The validation clips, on which the temperature is fitted."""
-        rows = [row for row in read_index(store) if row["kind"] in kinds()]
-        return prepare(read_audio(store), sampled(rows, "valid", 20), teacher)
+        rows = [row for row in read_index(self.store) if row["kind"] in kinds()]
+        return prepare(read_audio(self.store), sampled(rows, "valid", 20), self.teacher)
 
     def _hear(self, student: Student, clips: dict) -> tuple[Tensor, Tensor]:
         """Logits and embeddings of clips, the mean over their windows."""

@@ -135,7 +135,8 @@ def teacher_mel(waveform: Tensor) -> Tensor:
     for i in range(0, frames.shape[1], block):
         spectrum = torch.fft.rfft(frames[:, i : i + block] * window, n=_FFT)
         power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-        mel[:, i : i + block] = power @ filters
+        with torch.autocast(power.device.type, enabled=False):
+            mel[:, i : i + block] = power @ filters
     return ((mel + 1e-5).log().transpose(1, 2) + 4.5) / 5.0
 
 

@@ -116,17 +116,19 @@ class Views:
         pick = self.first[rows] + (uniform() * self.counts[rows]).long().clamp(max=self.counts[rows] - 1)
         offset = self.starts[pick]
         speed = torch.where(uniform() < 0.3, 2 ** ((uniform() - 0.5) * 0.5), 1.0)
-        length = (self.length[rows] - offset).clamp(max=self.samples)
+        wanted = (self.samples * speed).ceil()
+        length = torch.minimum((self.length[rows] - offset).double(), wanted)
         # Some long sounds are cut short, as the last window of a clip is.
-        length = torch.where(uniform() < 0.15, length * (0.3 + 0.7 * uniform()), length.double()).clamp(min=64)
-        stands = (length < self.samples) & (uniform() < 0.3)
-        shift = torch.where(stands, -uniform() * (self.samples - length), uniform() * length)
+        length = torch.where(uniform() < 0.15, length * (0.3 + 0.7 * uniform()), length).clamp(min=64)
+        stands = (length < wanted) & (uniform() < 0.3)
+        shift = torch.where(stands, -uniform() * (wanted - length), uniform() * length)
+        shift = torch.where(length < wanted, shift, 0.0)
         base, length, speed, shift = (
-            each.to(self.device)[:, None] for each in (self.start[rows] + offset, length, speed, shift)
+            each.to(self.device)[:, None] for each in (self.start[rows] + offset, length.float(), speed.float(), shift)
         )
-        at = torch.arange(self.samples, device=self.device) * speed.float() + shift.float()
+        at = torch.arange(self.samples, device=self.device) * speed + shift.float()
         inside = (at >= 0) & (at < length) | ~stands.to(self.device)[:, None]
-        at = torch.where(length < self.samples, at % length.float(), at)
+        at = at % length
         whole = at.floor()
         fraction = at - whole
         last = (length - 1).long()
