@@ -459,3 +459,66 @@ def test_worst_kinds_come_first_with_what_they_are_taken_for():
     scores, truth = torch.eye(3)[[0, 1, 1, 0]], ["a", "a", "a", "b"]
     assert list(figures.by_kind(scores, truth, ["a", "b", "c"]).items()) == [("b", 0.0), ("a", pytest.approx(1 / 3))]
     assert figures.taken_for(scores, truth, ["a", "b", "c"], "a") == "b"
+
+
+def test_originals_are_fetched_by_commit_and_path(tmp_path):
+    import subprocess
+
+    from training.recipes.mini.ear.manifest import fetch, read_manifest, write_manifest
+
+    origin = tmp_path / "host" / "someone" / "sounds"
+    origin.mkdir(parents=True)
+    (origin / "a b.wav").write_bytes(b"one")
+    (origin / "c.wav").write_bytes(b"two")
+
+    def git(*words: str) -> str:
+        names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        done = subprocess.run(["git", "-C", str(origin), *names, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "Add sounds")
+    commit = git("rev-parse", "HEAD")
+    common = {"repository": "someone/sounds", "commit": commit, "licence": "CC0", "split": "train"}
+    rows = [{**common, "path": "a b.wav", "kind": kind, "source": "s"} for kind in (None, "dog")]
+    rows += [{**common, "path": "gone.wav", "kind": "cat", "source": "t"}, {"path": "x", "package": "debian"}]
+    assert write_manifest(rows, tmp_path) == 2
+    manifest = read_manifest(tmp_path)
+    assert [(row["path"], row["kind"], row["commit"]) for row in manifest] == [
+        ("a b.wav", "dog", commit),
+        ("gone.wav", "cat", commit),
+    ]
+    (tmp_path / "out").mkdir()
+    kept = fetch(tmp_path / "out", host=(tmp_path / "host").as_uri(), rows=manifest[:1])
+    assert (tmp_path / "out" / kept[0]["audio"]).read_bytes() == b"one"
+    assert not list((tmp_path / "out").rglob("c.wav"))
+    assert fetch(tmp_path / "out", host="nowhere", rows=manifest[:1]) == kept
+
+
+def test_committed_manifest_trains_on_permissive_licences_alone():
+    from training.recipes.mini.ear.manifest import read_manifest
+
+    rows = read_manifest()
+    trained = [row for row in rows if row["split"] in ("train", "valid")]
+    assert len(trained) > 2000
+    assert all(permissive(row) for row in trained)
+    judged = {row["source"] for row in rows if row["split"] == "test"}
+    assert not judged & {row["source"] for row in trained}
+    assert not set(UNKNOWN_KINDS) & {row["kind"] for row in trained}
+
+
+def test_a_slim_run_goes_on_from_the_average(store, teacher, tmp_path):
+    from training.recipes.mini.ear.slim import read_slim, write_slim
+
+    cpu, settings = torch.device("cpu"), distil.Settings(width=64, layers=1, batch=2, seconds=1.0)
+    run = distil.Run(tmp_path / "a", settings, teacher, cpu)
+    run.learn(distil.Examples(store, teacher, settings, cpu)(0))
+    write_slim(run.average, tmp_path / "slim", {"step": run.step, "seen": run.seen})
+    other = distil.Run(tmp_path / "b", settings, teacher, cpu)
+    other.begin_from(tmp_path / "slim")
+    assert (other.step, other.seen) == (1, 2)
+    torch.testing.assert_close(other.student.project.weight, run.average.project.weight, atol=1e-3, rtol=1e-3)
+    assert distil.schedule(other.seen, 10**6, other.begun) < 1e-3
+    with pytest.raises(FileNotFoundError):
+        read_slim(tmp_path)

@@ -29,6 +29,7 @@ from .teacher import RATE
 
 log = logging.getLogger(__name__)
 KEPT = ("kind", "licence", "source", "share_alike", "repository", "commit", "package", "version", "path", "rendered")
+HERE = Path(__file__).parent
 LONGEST = 60.0  # seconds of one file
 _SHORTEST = 0.1  # seconds
 
@@ -95,8 +96,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--store", type=Path, required=True, help="folder of the packed sounds; it grows")
     parser.add_argument("--sounds", type=Path, nargs="*", default=[], help="folders with a sounds.jsonl")
-    parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="files of Freesound ids to leave out")
-    parser.add_argument("--judge", type=Path, help="file of sources that are never trained on, one a line")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        default=HERE / "excluded.txt",
+        help="Freesound ids to leave out (default: ESC-50's and UrbanSound8K's)",
+    )
+    parser.add_argument(
+        "--judge", type=Path, default=HERE / "judge.txt", help="sources that are never trained on, one a line"
+    )
     parser.add_argument("--cache", type=Path, help="adds Debian's recordings and renders; where packages are kept")
     parser.add_argument(
         "--largest", type=float, default=80.0, help="size in MB of the Debian packages to read (default %(default)s)"
@@ -108,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     try:
-        excluded = {int(line) for path in options.exclude for line in path.read_text().split()}
-        judges = options.judge.read_text(encoding="utf-8").splitlines() if options.judge else []
+        excluded = {int(line) for line in options.exclude.read_text(encoding="utf-8").split()}
+        judges = options.judge.read_text(encoding="utf-8").splitlines()
         writer = StoreWriter(options.store)
         for folder in options.sounds:
             log.info("%s: %d new clips", folder, add_folder(writer, folder, excluded=excluded))
@@ -121,7 +129,10 @@ def main(argv: list[str] | None = None) -> int:
             log.info("Soundfonts: %d new phrases", sum(writer.add(sound, row) for row, sound in sounds))
         for row in writer.rows:
             row["kind"] = canonical().get(row["kind"], row["kind"])
-        write_index(options.store, assign_splits(writer.rows, judge_sources=judges))
+        for row in assign_splits(writer.rows, judge_sources=judges):
+            if set(freesound_ids(row)) & excluded:
+                row["split"] = "unused"
+        write_index(options.store, writer.rows)
         print(summary(writer.rows))
     except (FileNotFoundError, ValueError) as error:
         parser.exit(2, f"{error}\n")

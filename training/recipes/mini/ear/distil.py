@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from .kinds import kinds
 from .measure import Judge
+from .slim import read_slim, write_slim
 from .store import read_audio, read_index
 from .student import Student, autocast, distillation_loss, encoder_config, features, masked
 from .teacher import Heard, Teacher, load_teacher
@@ -94,18 +95,25 @@ class Run:
                 (decayed if parameter.ndim > 1 else plain).append(parameter)
         groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))
-        self.step = self.seen = 0
+        self.step = self.seen = self.begun = 0
         if saved is not None:
             self.student.load_state_dict(saved["student"])
             self.average.load_state_dict(saved["average"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            self.step, self.seen = saved["step"], saved["seen"]
+            self.step, self.seen, self.begun = (saved.get(name, 0) for name in ("step", "seen", "begun"))
             torch.set_rng_state(saved["rng"])
             log.info("resumed at step %d, %d views", self.step, self.seen)
 
     def begin(self) -> None:
         """What a new student starts from, and what of it learns."""
         self.student.encoder.head.requires_grad_(False)  # it learns in the next step
+
+    def begin_from(self, folder: Path) -> None:
+        """Go on from what `slim.write_slim` wrote of another run: averaged weights and place in the schedule."""
+        state, facts = read_slim(folder)
+        for model in (self.student, self.average):
+            model.load_state_dict(state)
+        self.step, self.seen, self.begun = facts["step"], facts["seen"], facts["seen"]
 
     @property
     def new(self) -> bool:
@@ -121,6 +129,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seen": self.seen,
+            "begun": self.begun,
             "rng": torch.get_rng_state(),
         }
         partial = self.path.with_suffix(".part")
@@ -135,7 +144,11 @@ class Run:
 
     def learn(self, example: Example) -> dict[str, Tensor]:
         """One step; the parts of the loss."""
-        rate = self.settings.lr * math.sqrt(self.settings.batch / 16) * schedule(self.seen, self.settings.views)
+        rate = (
+            self.settings.lr
+            * math.sqrt(self.settings.batch / 16)
+            * schedule(self.seen, self.settings.views, self.begun)
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.student.train()
@@ -154,10 +167,14 @@ class Run:
         return {"loss": loss.detach(), **parts}
 
 
-def schedule(seen: int, views: int) -> float:
-    """The learning rate's share of its highest: up in a line over 8,000 views, then down a cosine to a twentieth."""
+def schedule(seen: int, views: int, begun: int = 0) -> float:
+    """The learning rate's share of its highest: up in a line over 8,000 views, then down a cosine to a twentieth.
+
+    Args:
+        seen: views so far. views: length of the cosine. begun: views before the optimizer was new.
+    """
     progress = min(seen / views, 1.0)
-    return min((seen + 1) / _WARMUP, 1.0) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return min((seen - begun + 1) / _WARMUP, 1.0) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class Examples:
@@ -298,6 +315,8 @@ def main(argv: list[str] | None = None) -> int:
         teacher = load_teacher(options.teacher)
         run = Run(options.run, Settings(**sizes), teacher, device)
         examples = Examples(options.store, teacher, run.settings, device) if run.new or device.type == "cuda" else None
+        if run.new and options.begin:
+            run.begin_from(options.begin)
         if run.new:
             mean, std = examples.statistics()
             for model in (run.student, run.average):
@@ -309,6 +328,8 @@ def main(argv: list[str] | None = None) -> int:
         else:
             source = produced(options.store, options.teacher, run.settings, run.step)
         train(run, source, minutes=options.minutes, judge=judge, judge_minutes=options.judge_minutes)
+        if options.slim:
+            write_slim(run.average, options.slim, {"step": run.step, "seen": run.seen})
     except (FileNotFoundError, ValueError) as error:
         parser.exit(2, f"{error}\n")
     return 0
