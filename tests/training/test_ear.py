@@ -522,3 +522,15 @@ def test_a_slim_run_goes_on_from_the_average(store, teacher, tmp_path):
     assert distil.schedule(other.seen, 10**6, other.begun) < 1e-3
     with pytest.raises(FileNotFoundError):
         read_slim(tmp_path)
+
+
+def test_credits_name_what_was_trained_on_and_refuse_what_must_not_be():
+    from training.recipes.mini.ear.credits import credits_of
+
+    row = {"id": "1", "repository": "a/b", "commit": "0" * 40, "licence": "CC BY 3.0", "source": "s", "path": "x.ogg"}
+    text = credits_of([{**row, "split": "train"}, {**row, "split": "test", "source": "judge"}])
+    assert "## a/b 000000000000" in text
+    assert "- s: x.ogg" in text
+    assert "judge" not in text
+    with pytest.raises(ValueError, match="GPL-2.0"):
+        credits_of([{**row, "split": "train", "licence": "GPL-2.0"}])

@@ -30,7 +30,7 @@ from .teacher import RATE
 log = logging.getLogger(__name__)
 KEPT = ("kind", "licence", "source", "share_alike", "repository", "commit", "package", "version", "path", "rendered")
 HERE = Path(__file__).parent
-LONGEST = 60.0  # seconds of one file
+LONGEST = 180.0  # seconds of one file
 _SHORTEST = 0.1  # seconds
 
 
