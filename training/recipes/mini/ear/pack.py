@@ -1,6 +1,6 @@
 """Carry a store to a machine with a GPU: `python -m training.recipes.mini.ear.pack --store STORE --output FOLDER`.
 
-Writes `part-0`, `part-1`, ... of at most so many MB each: Ogg Opus files of some minutes, and an index. There,
+Writes `part-0`, `part-1`, ... of at most so many MB each: Ogg Opus files of some minutes, and an index. On that machine
 `--unpack part-0 part-1 ... --store STORE` makes a store of them again; that needs `soundfile`, not PyAV.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,20 +23,28 @@ from .teacher import RATE
 
 log = logging.getLogger(__name__)
 OPUS_RATE = 48_000
-SPLITS = ("train", "valid", "test", "unknown")
+JUDGING = ("valid", "test", "unknown")
+_JUDGED = 8  # clips of a kind
+_KBPS = (12, 64)  # least and most of Opus, mono
 _GAP = RATE // 10  # samples of silence between clips, so that coding one does not smear into the next
 _CHUNK = 300 * RATE  # samples of a file, about
 _FOUND = ("start", "samples")
 
 
-def pack(store: Path, output: Path, *, kbps: int = 24, megabytes: float = 29.0, seconds: float = 20.0) -> list[Path]:
-    """Write the labelled and trained-on clips of a store as parts; their folders.
+def pack(
+    store: Path, output: Path, *, budget: float = 58.0, megabytes: float = 29.0, seconds: float = 12.0
+) -> list[Path]:
+    """Write the clips of a store as parts; their folders.
 
     Args:
-        kbps: of Opus, mono. megabytes: the most of one part. seconds: the most of one clip.
+        budget: MB of all parts together; it sets the bit rate. megabytes: the most of one part.
+        seconds: the most of one clip.
     """
     audio, parts, size = read_audio(store), [], float("inf")
-    rows = [row for row in read_index(store) if row.get("split") in SPLITS]
+    rows = chosen(read_index(store))
+    total = sum(min(row["samples"] / RATE, seconds) + _GAP / RATE for row in rows)
+    kbps = round(min(max(0.95 * 8000 * budget / max(total, 1.0), _KBPS[0]), _KBPS[1]))
+    log.info("%.1f h at %d kbit/s", total / 3600, kbps)
     for number, chunk in enumerate(chunks(rows, round(seconds * RATE))):
         waveform = torch.zeros(sum(row["samples"] + _GAP for row in chunk), dtype=torch.int16)
         packed, at = [], 0
@@ -56,6 +65,20 @@ def pack(store: Path, output: Path, *, kbps: int = 24, megabytes: float = 29.0, 
         size += len(content) + len(lines.encode())
         log.info("%s: %.1f MB", parts[-1], size / 1e6)
     return parts
+
+
+def chosen(rows: list[dict]) -> list[dict]:
+    """All recordings that are trained on, every third rendered phrase, and enough to judge: eight clips of a kind."""
+    kept, counts = [], Counter()
+    for row in rows:
+        group = (row.get("split"), row["kind"], bool(row.get("rendered")))
+        counts[group] += 1
+        if row.get("split") == "train":
+            if not row.get("rendered") or counts[group] % 3 == 1:
+                kept.append(row)
+        elif row.get("split") in JUDGING and counts[group] <= _JUDGED:
+            kept.append(row)
+    return kept
 
 
 def chunks(rows: list[dict], longest: int) -> Iterator[list[dict]]:
@@ -148,16 +171,21 @@ def main(argv: list[str] | None = None) -> int:
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--output", type=Path, help="folder for the parts")
     way.add_argument("--unpack", type=Path, nargs="+", help="parts to make a store of")
-    parser.add_argument("--kbps", type=int, default=24, help="bit rate of Opus (default %(default)s)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=58.0,
+        help="MB of all parts together, which sets the bit rate (default %(default)s)",
+    )
     parser.add_argument("--megabytes", type=float, default=29.0, help="the most of one part (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="the most of one clip (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="the most of one clip (default %(default)s)")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if options.unpack:
             print(f"{options.store}: {unpack(options.unpack, options.store)} clips")
         else:
-            sizes = {"kbps": options.kbps, "megabytes": options.megabytes, "seconds": options.seconds}
+            sizes = {"budget": options.budget, "megabytes": options.megabytes, "seconds": options.seconds}
             print("\n".join(map(str, pack(options.store, options.output, **sizes))))
     except (FileNotFoundError, ValueError) as error:
         parser.exit(2, f"{error}\n")
