@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from audio2img_core import AudioEncoder, load_audio, mini  # noqa: E402
+from audio2img_core import AudioEncoder, load_audio  # noqa: E402
 from audio2img_core.hearing import caption_scores  # noqa: E402
 from training.recipes.mini.ear import figures  # noqa: E402
-from training.recipes.mini.ear.align import Captions  # noqa: E402
+from training.recipes.mini.ear.align import DIFFUSION, Captions  # noqa: E402
 from training.recipes.mini.ear.kinds import canonical, kinds, votes  # noqa: E402
 from training.recipes.mini.ear.measure import accuracy, sampled  # noqa: E402
 from training.recipes.mini.ear.store import read_audio, read_index  # noqa: E402
@@ -56,12 +56,12 @@ class Ear:
     """
 
     def __init__(self, path: str, diffusion: Path, *, own: bool) -> None:
-        self.encoder = mini.load_mini_encoder() if path == mini.NAME else AudioEncoder.from_pretrained(path)
+        self.encoder = AudioEncoder.from_pretrained(DIFFUSION.parent / "encoder" if path == "mini" else path)
         self.encoder = self.encoder.float().eval()
         captions = Captions(diffusion, torch.device("cpu"))
         self.names = list(kinds())
         if own:
-            texts = json.loads((mini.FOLDER / "captions.json").read_text(encoding="utf-8"))
+            texts = json.loads((DIFFUSION.parent / "captions.json").read_text(encoding="utf-8"))
             self.columns = [
                 self.names.index(canonical()[text.removeprefix("a ").removeprefix("an ")]) for text in texts
             ]
@@ -139,9 +139,7 @@ def main() -> None:
     parser.add_argument("--ear", help="folder of the encoder to judge")
     parser.add_argument("--old", help='encoder to compare with, which ranks its own captions: a folder or "mini"')
     parser.add_argument("--teacher", type=Path, help="path of mn04.safetensors, to show what it hears")
-    parser.add_argument(
-        "--diffusion", type=Path, default=mini.FOLDER / "diffusion", help="pipeline of the text model (default: mini)"
-    )
+    parser.add_argument("--diffusion", type=Path, default=DIFFUSION, help="pipeline of the text model (default: mini)")
     parser.add_argument("--each", type=int, default=10, help="most clips of a kind (default %(default)s)")
     parser.add_argument("--output", type=Path, help="gets the figures as JSON")
     options = parser.parse_args()
@@ -160,7 +158,7 @@ def main() -> None:
     if options.ear:
         results["ear"] = figures_of(Ear(options.ear, options.diffusion, own=False), data, pairs)
     if options.old:
-        results["old"] = figures_of(Ear(options.old, mini.FOLDER / "diffusion", own=True), data, pairs)
+        results["old"] = figures_of(Ear(options.old, DIFFUSION, own=True), data, pairs)
     if options.teacher:
         teacher, found = load_teacher(options.teacher), {}
         names = [name for name, kind in kinds().items() if kind.audioset]

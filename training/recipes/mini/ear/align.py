@@ -27,6 +27,7 @@ from .student import Student, autocast, distillation_loss
 from .teacher import Teacher, load_teacher
 
 log = logging.getLogger(__name__)
+DIFFUSION = Path(mini.__file__).parent / "diffusion"
 SURE = 0.3  # a teacher's vote below it says nothing
 DISTIL_WEIGHT, TOKEN_WEIGHT = 0.1, 2.0
 
@@ -209,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--start", type=Path, required=True, help="run of training.recipes.mini.ear.distil")
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoint and log; resumed if it exists")
     parser.add_argument(
-        "--diffusion", type=Path, default=mini.FOLDER / "diffusion", help="pipeline with the text model (default: mini)"
+        "--diffusion", type=Path, default=DIFFUSION, help="pipeline with the text model (default: mini)"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="time budget (default: none)")

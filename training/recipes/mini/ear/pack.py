@@ -7,6 +7,7 @@ Writes `part-0`, `part-1`, ... of at most so many MB each: Ogg Opus files of som
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 from collections import Counter
@@ -97,8 +98,6 @@ def chunks(rows: list[dict], longest: int) -> Iterator[list[dict]]:
 
 def opus(waveform: Tensor, kbps: int) -> bytes:
     """[T] int16 at 32 kHz as Ogg Opus."""
-    import io
-
     import av
 
     file = io.BytesIO()

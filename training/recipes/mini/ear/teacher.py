@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from audio2img_core import load_audio
+
 RATE = 32_000  # Hz
 EMBEDDING_DIM = 384
 NUM_CLASSES = 527
@@ -210,8 +212,6 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def main(argv: list[str] | None = None) -> int:
     """Name what the teacher hears in files."""
-    from audio2img_core import load_audio
-
     parser = argparse.ArgumentParser(
         prog="python -m training.recipes.mini.ear.teacher",
         description="Print the teacher's five most probable AudioSet classes for audio files. The weights are "
