@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from audio2img_core import AudioEncoder, load_audio  # noqa: E402
-from audio2img_core.hearing import caption_scores  # noqa: E402
+from audio2img_core.conditioning.zero_shot import caption_scores  # noqa: E402
 from training.recipes.mini.ear import figures  # noqa: E402
 from training.recipes.mini.ear.align import DIFFUSION, Captions  # noqa: E402
 from training.recipes.mini.ear.kinds import canonical, kinds, votes  # noqa: E402

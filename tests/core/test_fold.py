@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audio2img_core import AudioEncoder, AudioEncoderConfig
-from audio2img_core.features import fold_features
+from audio2img_core.audio.mel import fold_features
 
 TINY = {
     "hidden_size": 32,

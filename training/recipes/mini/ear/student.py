@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audio2img_core import AudioEncoder, AudioEncoderConfig
-from audio2img_core.features import mel_frames, normalize_level, stack_frames
+from audio2img_core.audio.mel import mel_frames, normalize_level, stack_frames
 
 from .teacher import EMBEDDING_DIM, Heard, Teacher
 
