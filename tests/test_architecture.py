@@ -14,7 +14,19 @@ PACKAGES = ("audio2img_core", "nodes", "training")
 # Libraries that an import inside a function keeps out of start-up, or that only some installations have.
 HEAVY = {"PIL", "av", "datasets", "diffusers", "fsspec", "gradio", "huggingface_hub", "matplotlib", "torch"}
 HEAVY |= {"transformers"}
-OPTIONAL = {"fcntl", "msvcrt", "peft", "pyarrow", "ray", "resvg_py", "soundfile", "tokenizers", "torchao", "tqdm", "webdataset"}
+OPTIONAL = {
+    "fcntl",
+    "msvcrt",
+    "peft",
+    "pyarrow",
+    "ray",
+    "resvg_py",
+    "soundfile",
+    "tokenizers",
+    "torchao",
+    "tqdm",
+    "webdataset",
+}
 # What each folder of the core may import beside itself; a name stands for the module or for all of the folder.
 BASE = {"checks", "targets", "storage"}
 AUDIO = {*BASE, "audio"}
