@@ -5,8 +5,8 @@
 
 STORE holds the packed sounds; those of the splits "test" and "unknown" are judged, which nothing was trained on. An ear
 is an encoder's folder or "mini". It ranks the plain names of all kinds of `kinds.yaml` (an older mini its own
-captions, and what it does not name it gets wrong). The teacher's classes are matched with kinds by the same table, and
-it is not asked about kinds that none of its classes means. Every figure but the calibration is the mean over kinds.
+captions, and what it does not name it gets wrong). The teacher's classes are matched with kinds by the same table, less
+their usual logits; it is not asked about kinds that none of its classes means. Every figure but the calibration is the mean over kinds.
 Prints a table and, with `--output`, writes it as JSON.
 """
 
@@ -28,13 +28,14 @@ from audio2img_core import AudioEncoder, load_audio  # noqa: E402
 from audio2img_core.conditioning.zero_shot import caption_scores  # noqa: E402
 from training.recipes.mini.ear import figures  # noqa: E402
 from training.recipes.mini.ear.align import DIFFUSION, Captions  # noqa: E402
-from training.recipes.mini.ear.kinds import canonical, kinds, votes  # noqa: E402
+from training.recipes.mini.ear.kinds import canonical, kinds, usual_logits, votes  # noqa: E402
 from training.recipes.mini.ear.measure import accuracy, sampled  # noqa: E402
 from training.recipes.mini.ear.store import read_audio, read_index  # noqa: E402
 from training.recipes.mini.ear.teacher import RATE, Teacher, load_teacher  # noqa: E402
 
 SECONDS = 10.0  # of a clip
 PAIRS = 200
+USUAL = 300  # clips over which the teacher's classes have their usual probability
 PAIR_SAMPLES = 4 * RATE
 UNSURE = 0.5  # belief in the first answer below which mini says that it is not sure
 
@@ -77,11 +78,11 @@ class Ear:
         return rows
 
 
-def heard_by(teacher: Teacher, sounds: list[Tensor], names: list[str]) -> Tensor:
-    """The teacher's votes, [N, K]."""
+def tagged(teacher: Teacher, sounds: list[Tensor]) -> Tensor:
+    """The teacher's logits, [N, 527]."""
     filled = [torch.nn.functional.pad(sound, (0, max(0, RATE - len(sound)))) for sound in sounds]
     with torch.no_grad():
-        return torch.cat([votes(teacher(sound[None]).logits, names) for sound in filled])
+        return torch.cat([teacher(sound[None]).logits for sound in filled])
 
 
 def clips_of(audio: Tensor, rows: list[dict]) -> Clips:
@@ -162,12 +163,15 @@ def main() -> None:
     if options.teacher:
         teacher, found = load_teacher(options.teacher), {}
         names = [name for name, kind in kinds().items() if kind.audioset]
+        trained = [row for row in read_index(options.store) if row.get("split") == "train"]
+        some = trained[:: max(len(trained) // USUAL, 1)]
+        usual = usual_logits(tagged(teacher, clips_of(audio, some).sounds))
         for name in ("recordings", "renders"):
             clips = data[name]
             if clips.sounds:
-                scores = heard_by(teacher, clips.sounds, names)
+                scores = votes(tagged(teacher, clips.sounds), names, offset=usual)
                 found[f"{name}_top1"], found[f"{name}_top5"] = accuracy(scores, clips.kinds, names)
-        scores = heard_by(teacher, data["shipped"].sounds, names)
+        scores = votes(tagged(teacher, data["shipped"].sounds), names, offset=usual)
         found["tests_mini_top1"] = right_share(scores, data["shipped"].kinds, names)
         results["teacher"] = found
     print(", ".join(f"{len(clips.sounds)} {name} of {len(set(clips.kinds))} kinds" for name, clips in data.items()))

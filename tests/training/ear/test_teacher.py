@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audio2img_core import load_audio
-from training.recipes.mini.ear.kinds import canonical, kinds, votes
+from training.recipes.mini.ear.kinds import canonical, kinds, usual_logits, votes
 from training.recipes.mini.ear.splits import UNKNOWN_KINDS
 from training.recipes.mini.ear.teacher import RATE, Teacher, class_names, load_teacher, teacher_mel
 
@@ -87,3 +87,12 @@ def test_votes_take_the_best_class_of_a_kind():
     logits = torch.full((1, 527), -9.0)
     logits[0, class_names().index("Bark")] = 2.0
     assert votes(logits, ["rain", "dog", "washing machine"]).tolist() == [[-9.0, 2.0, -torch.inf]]
+
+
+def test_what_is_heard_everywhere_is_taken_off():
+    logits = torch.full((3, 527), -6.0)
+    music, bark = class_names().index("Music"), class_names().index("Bark")
+    logits[:, music], logits[0, bark] = 2.0, 1.0
+    names = ["band", "dog"]
+    assert votes(logits, names).argmax(1).tolist() == [0, 0, 0]
+    assert votes(logits, names, offset=usual_logits(logits)).argmax(1).tolist()[0] == 1

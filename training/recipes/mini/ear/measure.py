@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .kinds import kinds, votes
+from .kinds import kinds, usual_logits, votes
 from .store import read_audio, read_index
 from .student import STUDENT_WINDOW, Student, autocast, features
 from .teacher import RATE, Teacher
@@ -56,11 +56,13 @@ class Judge:
         test, train = self.clips["test"], self.clips["train"]
         heard = {split: self._hear(student, clips) for split, clips in self.clips.items()}
         figures = {}
-        for who, (logits, embedding, trained) in {
-            "": (heard["test"][0], heard["test"][1], heard["train"][1]),
-            "teacher_": (test["logits"].float(), test["embedding"].float(), train["embedding"].float()),
+        teachers = [(clips["logits"].float(), clips["embedding"].float()) for clips in (test, train)]
+        for who, ((logits, embedding), (usual, trained)) in {
+            "": (heard["test"], heard["train"]),
+            "teacher_": teachers,
         }.items():
-            top1, top5 = accuracy(votes(logits, nameable), test["kinds"], nameable)
+            scores = votes(logits, nameable, offset=usual_logits(usual))
+            top1, top5 = accuracy(scores, test["kinds"], nameable)
             figures |= {f"{who}names_top1": top1, f"{who}names_top5": top5}
             top1, top5 = accuracy(linear_probe(trained, train["kinds"], embedding, names), test["kinds"], names)
             figures |= {f"{who}probe_top1": top1, f"{who}probe_top5": top5}
