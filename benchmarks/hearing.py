@@ -5,8 +5,9 @@
 
 STORE holds the packed sounds; those of the splits "test" and "unknown" are judged, which nothing was trained on. An ear
 is an encoder's folder or "mini". It ranks the plain names of all kinds of `kinds.yaml` (an older mini its own
-captions, and what it does not name it gets wrong). The teacher's classes are matched with kinds by the same table, less
-their usual logits; it is not asked about kinds that none of its classes means. Every figure but the calibration is the mean over kinds.
+captions, and what it does not name it gets wrong). The teacher's classes, less their usual logits, are matched with
+kinds by the same table; it is not asked about kinds that none of its classes means. Every figure but the calibration
+is the mean over kinds.
 Prints a table and, with `--output`, writes it as JSON.
 """
 
