@@ -46,7 +46,7 @@ class Settings:
     batch: int = 16
     seconds: float = 4.0  # of a view
     views: int = 3_000_000  # over which the learning rate falls to a twentieth, along a cosine
-    lr: float = 6e-4  # of 16 views; it grows with the square root of the batch
+    lr: float = 6e-4  # of 16 views; it grows with the square root of the batch, to twice as much at most
     weight_decay: float = 0.02
     clip: float = 2.0  # largest norm of the gradient
     ema_views: int = 16_000  # over which the weights are averaged
@@ -144,11 +144,8 @@ class Run:
 
     def learn(self, example: Example) -> dict[str, Tensor]:
         """One step; the parts of the loss."""
-        rate = (
-            self.settings.lr
-            * math.sqrt(self.settings.batch / 16)
-            * schedule(self.seen, self.settings.views, self.begun)
-        )
+        larger = min(math.sqrt(self.settings.batch / 16), 2.0)  # 2e-3 does not converge
+        rate = self.settings.lr * larger * schedule(self.seen, self.settings.views, self.begun)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.student.train()
