@@ -26,14 +26,16 @@ log = logging.getLogger(__name__)
 OPUS_RATE = 48_000
 JUDGING = ("valid", "test", "unknown")
 _JUDGED = 8  # clips of a kind
-_KBPS = (12, 64)  # least and most of Opus, mono
+# Least and most of Opus, mono. At 16, 24, 32 and 48 kbit/s the teacher's embedding has a cosine of 0.89, 0.95, 0.97 and
+# 0.99 to that of the uncoded sound.
+_KBPS = (16, 64)
 _GAP = RATE // 10  # samples of silence between clips, so that coding one does not smear into the next
 _CHUNK = 300 * RATE  # samples of a file, about
 _FOUND = ("start", "samples")
 
 
 def pack(
-    store: Path, output: Path, *, budget: float = 58.0, megabytes: float = 29.0, seconds: float = 12.0
+    store: Path, output: Path, *, budget: float = 116.0, megabytes: float = 29.0, seconds: float = 12.0
 ) -> list[Path]:
     """Write the clips of a store as parts; their folders.
 
@@ -173,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--budget",
         type=float,
-        default=58.0,
+        default=116.0,
         help="MB of all parts together, which sets the bit rate (default %(default)s)",
     )
     parser.add_argument("--megabytes", type=float, default=29.0, help="the most of one part (default %(default)s)")
