@@ -102,6 +102,11 @@ def test_splits_keep_sources_apart_and_hold_kinds_out():
         assert {split: splits.count(split) for split in set(splits)} == {"train": 12, "valid": 2, "test": 4}
     assert rows[-2]["split"] == "unknown"
     assert rows[-1]["split"] == "unused"
+    before = [row["split"] for row in rows]
+    rows += [{"kind": "dog", "source": f"new{i}", "licence": "CC0"} for i in range(20)]
+    assign_splits(rows, judge_sources=["judge", "dog3"])
+    assert [row["split"] for row in rows[: len(before)]] == before
+    assert {row["split"] for row in rows[len(before) :]} == {"train", "valid", "test"}
 
 
 def test_originals_are_fetched_by_commit_and_path(tmp_path):

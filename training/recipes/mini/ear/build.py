@@ -29,6 +29,7 @@ from .teacher import RATE
 
 log = logging.getLogger(__name__)
 KEPT = ("kind", "licence", "source", "share_alike", "repository", "commit", "package", "version", "path", "rendered")
+KEPT += ("split",)  # of the manifest
 HERE = Path(__file__).parent
 LONGEST = 180.0  # seconds of one file
 _SHORTEST = 0.1  # seconds

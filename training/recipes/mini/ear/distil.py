@@ -32,7 +32,7 @@ from .teacher import Heard, Teacher, load_teacher
 from .views import Views
 
 log = logging.getLogger(__name__)
-_WARMUP = 8000  # views
+_WARMUP = 4000  # views
 _STATISTICS = 32  # batches of 16 for the teacher's mean and standard deviation
 _QUEUE = 6  # batches that the second process may be ahead
 
@@ -165,7 +165,7 @@ class Run:
 
 
 def schedule(seen: int, views: int, begun: int = 0) -> float:
-    """The learning rate's share of its highest: up in a line over 8,000 views, then down a cosine to a twentieth.
+    """The learning rate's share of its highest: up in a line over 4,000 views, then down a cosine to a twentieth.
 
     Args:
         seen: views so far. views: length of the cosine. begun: views before the optimizer was new.

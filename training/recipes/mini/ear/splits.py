@@ -21,10 +21,11 @@ def assign_splits(rows: list[dict], *, judge_sources: Collection[str] = ()) -> l
 
     Of each kind about a quarter of the sources goes to the test split, at least one where there are two; of kinds with
     six or more about a twelfth to validation. Rare kinds choose first. Sounds that may not be trained on are in the
-    test split if they are labelled, else unused. Unlabelled sounds of a test source are unused.
+    test split if they are labelled, else unused. Unlabelled sounds of a test source are unused. A source that has a
+    split keeps it, so that what a run was trained on never judges it when sounds are added.
 
     Args:
-        rows: with `source`, `kind` (or None) and `licence`. They get their `split` in place.
+        rows: with `source`, `kind` (or None), `licence`, and maybe `split`. They get their `split` in place.
         judge_sources: never trained on.
     """
     sources: dict[str, dict[str, None]] = defaultdict(dict)  # of each kind, in a fixed order
@@ -33,7 +34,11 @@ def assign_splits(rows: list[dict], *, judge_sources: Collection[str] = ()) -> l
         nameable = row["kind"] is not None and row["kind"] not in UNKNOWN_KINDS
         if nameable and permissive(row) and not row.get("rendered"):
             sources[row["kind"]][row["source"]] = None
-    chosen: dict[str, str] = dict.fromkeys(judge_sources, "test")
+    chosen: dict[str, str] = {}
+    for row in rows:
+        if permissive(row) and row["kind"] not in UNKNOWN_KINDS and row.get("split") in ("train", "valid", "test"):
+            chosen[row["source"]] = row["split"]
+    chosen |= dict.fromkeys(judge_sources, "test")
     judged = Counter(row["kind"] for row in rows if not permissive(row) and not row.get("rendered"))
     for kind in sorted(sources, key=lambda kind: (len(sources[kind]), kind)):
         mine = list(sources[kind])
