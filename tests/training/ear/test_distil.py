@@ -108,3 +108,24 @@ def test_a_slim_run_goes_on_from_the_average(store, teacher, tmp_path):
     assert distil.schedule(other.seen, 10**6, other.begun) < 1e-3
     with pytest.raises(FileNotFoundError):
         read_slim(tmp_path)
+
+
+def test_the_command_trains_measures_and_resumes(store, teacher, tmp_path, monkeypatch):
+    def inline(store, path, settings, step):
+        examples = distil.Examples(store, teacher, settings, torch.device("cpu"))
+        return (examples(number) for number in range(step, 100))
+
+    monkeypatch.setattr(distil, "load_teacher", lambda path: teacher)
+    monkeypatch.setattr(distil, "produced", inline)
+    monkeypatch.setattr(distil, "_STATISTICS", 1)
+    sizes = ["--width", "64", "--layers", "1", "--batch", "2", "--seconds", "1", "--judge-minutes", "inf"]
+    command = ["--store", str(store), "--teacher", "t", *sizes]
+    slim = ["--slim", str(tmp_path / "slim")]
+    assert distil.main([*command, "--run", str(tmp_path / "a"), "--views", "4", *slim]) == 0
+    assert distil.main([*command, "--run", str(tmp_path / "a"), "--views", "8"]) == 0
+    begin = ["--begin", str(tmp_path / "slim")]
+    assert distil.main([*command, "--run", str(tmp_path / "b"), "--views", "6", *begin]) == 0
+    views = [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["views"] for run in "ab"]
+    assert views == [8, 6]
+    with pytest.raises(SystemExit):
+        distil.main([*command, "--run", str(tmp_path / "c"), "--begin", str(tmp_path / "none")])

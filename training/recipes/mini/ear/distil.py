@@ -300,6 +300,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=usual.width, help="channels of the backbone (default %(default)s)")
     parser.add_argument("--layers", type=int, default=usual.layers, help="layers of the backbone (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of the training process (default %(default)s)")
+    parser.add_argument("--begin", type=Path, help="folder that --slim wrote, for a new run to go on from")
+    parser.add_argument("--slim", type=Path, help="folder for the averaged weights in float16, in files of 14 MB")
     parser.add_argument(
         "--judge-minutes", type=float, default=20.0, help="between measurements; inf = none (default %(default)s)"
     )
