@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +41,11 @@ class Captions:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from transformers import CLIPTextModel, CLIPTokenizerFast
+        from transformers import AutoTokenizer, CLIPTextModel
 
-        self.tokenizer = CLIPTokenizerFast.from_pretrained(folder / "tokenizer")
-        self.model = CLIPTextModel.from_pretrained(folder / "text_encoder").to(device).eval().requires_grad_(False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        model: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
+        self.model = model.to(device).eval().requires_grad_(False)
         self.device = device
         self.names = list(kinds())
         self.says = [kinds()[name].says for name in self.names]
@@ -129,7 +131,7 @@ class Aligning(Run):
         """Start from the distilled average; the head at the mean caption."""
         saved = torch.load(self.start, map_location=self.device, weights_only=True)
         self.student.load_state_dict(saved["average"])
-        encoder = self.student.encoder
+        encoder: Any = self.student.encoder
         encoder.head.start_from(self.captions.plain()[:, 1:].mean(0), None)
         encoder.logit_scale.data.fill_(math.log(20.0))
         encoder.logit_scale.requires_grad_(True)
@@ -203,7 +205,7 @@ def export(student: Student, captions: Captions, folder: Path, *, scale: float, 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.mini.ear.align", description=__doc__.splitlines()[0]
+        prog="python -m training.recipes.mini.ear.align", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--store", type=Path, required=True, help="folder that training.recipes.mini.ear.build made")
     parser.add_argument("--teacher", type=Path, required=True, help="path of mn04.safetensors")

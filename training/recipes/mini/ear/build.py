@@ -93,7 +93,7 @@ def summary(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.mini.ear.build", description=__doc__.splitlines()[0]
+        prog="python -m training.recipes.mini.ear.build", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--store", type=Path, required=True, help="folder of the packed sounds; it grows")
     parser.add_argument("--sounds", type=Path, nargs="*", default=[], help="folders with a sounds.jsonl")

@@ -46,7 +46,7 @@ def credits_of(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.mini.ear.credits", description=__doc__.splitlines()[0]
+        prog="python -m training.recipes.mini.ear.credits", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--store", type=Path, required=True, help="folder that training.recipes.mini.ear.build made")
     options = parser.parse_args(argv)

@@ -158,9 +158,8 @@ class Run:
         self.seen += len(example.inputs)
         keep = min(1 - self.settings.batch / self.settings.ema_views, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            mine = [p for p in self.average.parameters() if p.is_floating_point()]
-            theirs = [p.detach() for p in self.student.parameters() if p.is_floating_point()]
-            torch._foreach_lerp_(mine, theirs, 1 - keep)
+            for mine, theirs in zip(self.average.parameters(), self.student.parameters(), strict=True):
+                mine.lerp_(theirs, 1 - keep)
         return {"loss": loss.detach(), **parts}
 
 
@@ -282,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line."""
     usual = Settings()
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.mini.ear.distil", description=__doc__.splitlines()[0]
+        prog="python -m training.recipes.mini.ear.distil", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--store", type=Path, required=True, help="folder that training.recipes.mini.ear.build made")
     parser.add_argument("--teacher", type=Path, required=True, help="path of mn04.safetensors")
@@ -313,17 +312,19 @@ def main(argv: list[str] | None = None) -> int:
         sizes = {name: getattr(options, name) for name in ("width", "layers", "batch", "seconds", "views", "lr")}
         teacher = load_teacher(options.teacher)
         run = Run(options.run, Settings(**sizes), teacher, device)
-        examples = Examples(options.store, teacher, run.settings, device) if run.new or device.type == "cuda" else None
         if run.new and options.begin:
             run.begin_from(options.begin)
-        if run.new:
+        examples = None
+        if run.new or device.type == "cuda":
+            examples = Examples(options.store, teacher, run.settings, device)
+        if run.new and examples is not None:
             mean, std = examples.statistics()
             for model in (run.student, run.average):
                 model.mean.copy_(mean)
                 model.std.copy_(std)
         judge = Judge(options.store, options.run, teacher, device)
-        if device.type == "cuda":
-            source = (examples(step) for step in range(run.step, 2**62))
+        if device.type == "cuda" and examples is not None:
+            source = map(examples, range(run.step, 2**62))
         else:
             source = produced(options.store, options.teacher, run.settings, run.step)
         train(run, source, minutes=options.minutes, judge=judge, judge_minutes=options.judge_minutes)

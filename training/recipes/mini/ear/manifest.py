@@ -116,7 +116,7 @@ def _checkout(address: str, commit: str, paths: list[str], root: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.mini.ear.manifest", description=__doc__.splitlines()[0]
+        prog="python -m training.recipes.mini.ear.manifest", description=(__doc__ or "").splitlines()[0]
     )
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--fetch", type=Path, help="folder for the originals")

@@ -34,18 +34,20 @@ class Judge:
     @property
     def clips(self) -> dict:
         """What is measured on, prepared at the first use and kept in the run's folder."""
-        if self._clips is None:
+        clips = self._clips
+        if clips is None:
             rows = [row for row in read_index(self.store) if row["kind"] in kinds()]
             picked = {split: sampled(rows, split, most) for split, most in _PER_KIND.items()}
             key = zlib.crc32(repr([[row["id"] for row in each] for each in picked.values()]).encode())
             path = self.run / f"judge-{key:08x}.pt"
             if path.is_file():
-                self._clips = torch.load(path, weights_only=True)
+                clips = torch.load(path, weights_only=True)
             else:
                 audio = read_audio(self.store)
-                self._clips = {split: prepare(audio, each, self.teacher) for split, each in picked.items()}
-                torch.save(self._clips, path)
-        return self._clips
+                clips = {split: prepare(audio, each, self.teacher) for split, each in picked.items()}
+                torch.save(clips, path)
+            self._clips = clips
+        return clips
 
     @torch.no_grad()
     def __call__(self, student: Student) -> dict[str, float]:

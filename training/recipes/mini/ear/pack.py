@@ -166,7 +166,7 @@ def resampled(waveform: Tensor, rate: int) -> Tensor:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.recipes.mini.ear.pack", description=__doc__.splitlines()[0]
+        prog="python -m training.recipes.mini.ear.pack", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--store", type=Path, required=True, help="the store that is packed, or made")
     way = parser.add_mutually_exclusive_group(required=True)

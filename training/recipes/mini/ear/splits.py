@@ -31,9 +31,10 @@ def assign_splits(rows: list[dict], *, judge_sources: Collection[str] = ()) -> l
     sources: dict[str, dict[str, None]] = defaultdict(dict)  # of each kind, in a fixed order
     counts = Counter((row["kind"], row["source"]) for row in rows)
     for row in sorted(rows, key=lambda row: (zlib.crc32(row["source"].encode()), row["source"])):
-        nameable = row["kind"] is not None and row["kind"] not in UNKNOWN_KINDS
-        if nameable and permissive(row) and not row.get("rendered"):
-            sources[row["kind"]][row["source"]] = None
+        kind = row["kind"]
+        if kind is None or kind in UNKNOWN_KINDS or row.get("rendered") or not permissive(row):
+            continue
+        sources[kind][row["source"]] = None
     chosen: dict[str, str] = {}
     for row in rows:
         if permissive(row) and row["kind"] not in UNKNOWN_KINDS and row.get("split") in ("train", "valid", "test"):

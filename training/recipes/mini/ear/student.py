@@ -79,6 +79,9 @@ class Student(nn.Module):
         teacher: its classifier is where the student's starts. None = random, to load a checkpoint into.
     """
 
+    mean: Tensor  # [384] of the teacher's frames
+    std: Tensor  # [384]
+
     def __init__(self, config: AudioEncoderConfig, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.encoder = AudioEncoder(config)

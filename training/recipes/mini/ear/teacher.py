@@ -188,7 +188,7 @@ def _folded(weights: dict[str, Tensor], name: str, *, stride: int = 1) -> nn.Con
 
 def _linear(weights: dict[str, Tensor], name: str) -> nn.Linear:
     weight, bias = weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")
-    linear = nn.Linear(*reversed(weight.shape))
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
     linear.load_state_dict({"weight": weight, "bias": bias})
     return linear
 

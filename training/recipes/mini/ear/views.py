@@ -7,7 +7,7 @@ had.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -153,7 +153,7 @@ def balanced(rows: list[dict]) -> list[float]:
     A clip counts at most 10 s and at least 1 s, so that short sounds are heard as well.
     """
     seconds = [min(max(row["samples"] / RATE, 1.0), 10.0) for row in rows]
-    total: Counter[str | None] = Counter()
+    total: dict[str | None, float] = defaultdict(float)
     for row, each in zip(rows, seconds, strict=True):
         total[row["kind"]] += each
     labelled = [total[kind] for kind in total if kind is not None]
