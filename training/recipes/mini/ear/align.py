@@ -219,6 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--views", type=int, default=600_000, help="length of the schedule (default %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="views in a step (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a view (default %(default)s)")
+    parser.add_argument("--augment", type=float, default=1.0, help="as of distil (default %(default)s)")
     parser.add_argument("--lr", type=float, default=4e-4, help="peak learning rate at batch 16 (default %(default)s)")
     parser.add_argument(
         "--judge-minutes", type=float, default=20.0, help="between measurements; inf = none (default %(default)s)"
@@ -233,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         if not start.is_file():
             raise FileNotFoundError(f"{start}: no such file; expected a run of training.recipes.mini.ear.distil")
         shape = torch.load(start, map_location="cpu", weights_only=True)["settings"]
-        sizes = {name: getattr(options, name) for name in ("batch", "seconds", "views", "lr")}
+        sizes = {name: getattr(options, name) for name in ("batch", "seconds", "augment", "views", "lr")}
         settings = Settings(**{**shape, **sizes})
         teacher, captions = load_teacher(options.teacher), Captions(options.diffusion, device)
         run = Aligning(options.run, settings, teacher, device, start=start, captions=captions)

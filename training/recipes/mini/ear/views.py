@@ -36,12 +36,15 @@ class Views:
         audio: [N] int16, all samples of the store, on the device that the views shall be on.
         rows: of the index, those to draw from.
         seconds: length of a view. seed: of all that is random.
+        augment: how often views are mixed and disturbed, from 0 = never to 1.
     """
 
-    def __init__(self, audio: Tensor, rows: list[dict], *, seconds: float = 4.0, seed: int = 0) -> None:
+    def __init__(
+        self, audio: Tensor, rows: list[dict], *, seconds: float = 4.0, augment: float = 1.0, seed: int = 0
+    ) -> None:
         if not rows:
             raise ValueError("no sounds to train on: the store has no row of this split")
-        self.audio, self.seed, self.device = audio, seed, audio.device
+        self.audio, self.seed, self.device, self.augment = audio, seed, audio.device, augment
         self.narrow_samples = round(seconds * 100) * 160 + _TAIL
         self.samples = 2 * self.narrow_samples
         self.fft = 2 ** math.ceil(math.log2(self.samples))
@@ -74,25 +77,28 @@ class Views:
 
         chosen = torch.multinomial(self.weights, 2 * size, replacement=True, generator=generator).view(2, size)
         one, two = (self._crops(rows, generator) for rows in chosen)
-        mixed = uniform(0, 1) < 0.5
+        mixed = uniform(0, 1) < 0.5 * self.augment
         level = torch.where(mixed, 10 ** (torch.randn(size, generator=generator) * 5 / 20), 0.0)
         sound = _unit(one) + on(level)[0] * _unit(two)
 
         spectrum = torch.fft.rfft(sound, n=self.fft)
         # An equaliser, sometimes a narrow band, sometimes a room.
-        decibels = torch.randn(size, _KNOTS, generator=generator) * torch.where(uniform(0, 1) < 0.6, 5.0, 0.0)[:, None]
-        low, high = uniform(0, 1) < 0.12, uniform(0, 1) < 0.12
+        decibels = (
+            torch.randn(size, _KNOTS, generator=generator)
+            * torch.where(uniform(0, 1) < 0.6 * self.augment, 5.0, 0.0)[:, None]
+        )
+        low, high = (uniform(0, 1) < 0.12 * self.augment for _ in range(2))
         cut = torch.where(low, 10 ** uniform(3.3, 4.0), 1e6), torch.where(high, 10 ** uniform(1.9, 2.7), 1e-3)
         curve = decibels.to(self.device)
         curve = curve[:, self.knot] * (1 - self.between) + curve[:, self.knot + 1] * self.between
         below, above = on(*cut)
         gain = 10 ** (curve / 20) / (1 + (self.hz / below) ** 4) * (self.hz**2 / (self.hz**2 + above**2))
-        room = (uniform(0, 1) < 0.15).nonzero()[:, 0]
+        room = (uniform(0, 1) < 0.15 * self.augment).nonzero()[:, 0]
         if len(room):
             spectrum[room.to(self.device)] *= self._rooms(uniform(0.15, 0.9, len(room)), noise)
         # Noise, white to brown, in three views of ten.
         power = (spectrum.abs() * gain).square().mean(1, keepdim=True).sqrt()
-        share = torch.where(uniform(0, 1) < 0.3, 10 ** (-uniform(5, 40) / 20), 0.0)
+        share = torch.where(uniform(0, 1) < 0.3 * self.augment, 10 ** (-uniform(5, 40) / 20), 0.0)
         slope, share = on(uniform(0, 1), share)
         hiss = torch.view_as_complex(torch.randn(size, len(self.hz), 2, generator=noise, device=self.device))
         hiss *= (self.hz + 50.0) ** -slope
@@ -115,11 +121,11 @@ class Views:
 
         pick = self.first[rows] + (uniform() * self.counts[rows]).long().clamp(max=self.counts[rows] - 1)
         offset = self.starts[pick]
-        speed = torch.where(uniform() < 0.3, 2 ** ((uniform() - 0.5) * 0.5), 1.0)
+        speed = torch.where(uniform() < 0.3 * self.augment, 2 ** ((uniform() - 0.5) * 0.5), 1.0)
         wanted = (self.samples * speed).ceil()
         length = torch.minimum((self.length[rows] - offset).double(), wanted)
         # Some long sounds are cut short, as the last window of a clip is.
-        length = torch.where(uniform() < 0.15, length * (0.3 + 0.7 * uniform()), length).clamp(min=64)
+        length = torch.where(uniform() < 0.15 * self.augment, length * (0.3 + 0.7 * uniform()), length).clamp(min=64)
         stands = (length < wanted) & (uniform() < 0.3)
         shift = torch.where(stands, -uniform() * (wanted - length), uniform() * length)
         shift = torch.where(length < wanted, shift, 0.0)
