@@ -272,6 +272,7 @@ def test_what_is_kept_of_callers_does_not_grow(models, sounds, monkeypatch):
         studio.close()
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_between_the_windows_and_pictures_of_a_film(models, sounds):
     """A visitor does not wait for the whole film of another, neither while it is heard nor while it is drawn."""
     from audio2img_core.app.studio import Studio
@@ -383,7 +384,8 @@ def test_a_port_that_is_taken(capsys, models):
     assert len(errors) == 1 and f"--port {port}: Address already in use; choose another --port" in errors[0]
 
 
-@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["SIGTERM", "SIGINT"])
 def test_the_command_serves_until_it_is_stopped(models, stop):
     port = free_port()
     line = [sys.executable, "-m", "audio2img_core.cli", "app", "--port", str(port)]
@@ -401,6 +403,7 @@ def test_the_command_serves_until_it_is_stopped(models, stop):
     assert process.returncode == 0 and errors == ""
 
 
+@pytest.mark.slow
 def test_without_gradio_one_line_says_how_to_get_it():
     code = (
         "import sys, audio2img_core.generation.pipeline, audio2img_core.generation.video, audio2img_core.app.studio\n"

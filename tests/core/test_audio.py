@@ -598,6 +598,7 @@ def test_streams_give_what_is_loaded(tmp_path):
     assert "start 50 s is at or past the end" in refusal(path, Excerpt(50), call=read_clips)
 
 
+@pytest.mark.slow
 def test_an_hour_in_a_stream_takes_little_memory(tmp_path):
     path = tmp_path / "hour.wav"
     rate, seconds = 8000, 3600
