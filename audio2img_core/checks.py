@@ -59,10 +59,10 @@ def _is_number(value: object, kind: type) -> bool:
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not among those allowed.
+    """Check that a setting has one of its allowed values.
 
     Raises:
-        SettingError: `value` is another one.
+        SettingError: `value` is not allowed.
     """
     if value not in allowed:
         raise SettingError(name, f"must be one of {', '.join(allowed)}, not {value!r}")

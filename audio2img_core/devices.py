@@ -28,7 +28,7 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
     try:
         resolved = torch.device(device)
         for known in map(torch.device, here):
-            # A kind of which there is one may have its number: distributed runs say "cpu:0".
+            # A single device may be named with its number: distributed runs pass "cpu:0".
             if resolved.type == known.type and resolved.index in (None, known.index or 0):
                 return resolved if known.index is not None else known
     except RuntimeError:

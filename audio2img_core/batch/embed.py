@@ -111,7 +111,7 @@ class EncodeJob(Job):
         return partial(self._write, encoder)
 
     def header(self, file: str) -> dict[str, Any]:
-        """The metadata of a safetensors file, of which no more is read."""
+        """Read the metadata of a safetensors file, and nothing more of the file."""
         try:
             start = read(file, 0, _HEADER)
             length = int.from_bytes(start[:8], "little")

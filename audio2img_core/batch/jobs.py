@@ -120,10 +120,10 @@ class Job(ABC):
         return True
 
     def checked(self, facts: Any, file: str) -> dict[str, Any]:
-        """The facts of a header as `facts` made them.
+        """Return the facts of a header, as `facts` made them.
 
         Raises:
-            ValueError: they are none.
+            ValueError: the header is not that of a shard.
         """
         if not isinstance(facts, dict) or not facts.keys() >= {"settings", self.entries}:
             raise ValueError(f"{file}: is no shard that audio2img wrote; choose another output")
@@ -180,7 +180,7 @@ class Folder:
     """What a job has written so far, and files of the same kind that it adds to.
 
     Raises:
-        ValueError: shards of other settings, or files that are none.
+        ValueError: a file is not a shard, or was written with other settings.
     """
 
     def __init__(self, job: Job, *others: str):

@@ -51,7 +51,7 @@ def size_multiple_before_loading(name_or_path: str | os.PathLike[str]) -> int | 
 
 
 def _read_config(name_or_path: str | os.PathLike[str], part: str) -> dict[str, Any]:
-    """The config of a part of a diffusers folder; empty where there is none."""
+    """Read the config of a part of a diffusers folder; return an empty one if the part has no config."""
     file = Path(name_or_path).expanduser() / part / "config.json"
     if not file.is_file():
         return {}

@@ -24,7 +24,6 @@ from audio2img_core import load_audio
 
 RATE = 32_000  # Hz
 EMBEDDING_DIM = 384
-NUM_CLASSES = 527
 SHA256 = "b6b08b4b2628da7df721a76be50e70282de06eaf3f46ad75071dee182e35cf87"
 """Of `mn04.safetensors`, the tensors of EfficientAT's release file `mn04_as_mAP_432.pt` under their own names."""
 CLASSES = Path(__file__).with_name("audioset.csv")
